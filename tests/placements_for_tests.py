@@ -30,7 +30,7 @@ from lllms_core.placements import (
 )
 from lllms_core.plugins import Plugins
 from lllms_core.rendezvous import Arrival, Rendezvous, command
-from lllms_core.types import ModelSpec, Request
+from lllms_core.types import Memory, ModelSpec, Request
 
 CONNECT_SECONDS = 60.0
 NAMES = ("one", "two")
@@ -98,6 +98,8 @@ class TwoPlaces(Placement):
         self.faults: dict[str, Exception] = {}
         """By place: what the next fetch raises."""
         self.disks: dict[str, int] = {}
+        self.facts: dict[str, Place] = {}
+        """By name: the description of a place that is like no other."""
         self.options = TwoPlacesOptions()
         self.refusal: Exception | None = None
         """Why it cannot be opened."""
@@ -110,6 +112,8 @@ class TwoPlaces(Placement):
     def place(self, name: str) -> Place:
         """Describe a place."""
         options = self.options
+        if name in self.facts:
+            return self.facts[name]
         return Place(name, f"place {name}", options.cores, options.memory, disk=self.disks.get(name))
 
     async def open(self, options: object, events: PlaceEvents) -> None:
@@ -299,6 +303,20 @@ class FileEngine(PlaceEngine):
         paths = [spec.file, *(one.path for one in options.adapters), options.template, *options.more.values()]
         model.files = " ".join(map(str, paths))
         return model
+
+
+class SizedEngine(PlaceEngine):
+    """Needs 80 MB of memory, or a quarter of it and 50 MB of a GPU where there is one."""
+
+    name = "sized"
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """Tell that of the machine that the spec is for."""
+        if spec.devices:
+            return Memory(
+                overhead=20 * 10**6, offloaded=True, device=50 * 10**6, devices={spec.devices[0].name: 50 * 10**6},
+            )
+        return Memory(overhead=80 * 10**6)
 
 
 class BrokenEngine(PlaceEngine):

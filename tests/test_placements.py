@@ -258,14 +258,15 @@ async def test_a_lost_place_is_told_apart_from_a_death(placement: TwoPlaces) -> 
 
 
 async def test_its_log_comes_home(placement: TwoPlaces, caplog: pytest.LogCaptureFixture) -> None:
-    """What an engine logs and prints at a place arrives in the server's log, as from a local worker."""
+    """What an engine logs and prints at a place arrives in the server's log, with the name of the place."""
     caplog.set_level(logging.DEBUG, "lllms")
     worker, listener = await start(placement, Load(ScriptedEngine(), ModelSpec("scripted", Options(load="print"))))
     await listener.until(Loaded)
     worker.send(Close())
     assert await listener.reason() == "the worker ended"
     assert [record.getMessage() for record in caplog.records if record.name == "lllms.worker"] == [
-        "scripted: printed by Python", "scripted: written to standard output", "scripted: written to standard error",
+        f"scripted at place one: {text}"
+        for text in ("printed by Python", "written to standard output", "written to standard error")
     ]
 
 

@@ -11,7 +11,7 @@ DOCUMENTS: Mapping[str, str] = {
     "examples/deploy/README.md": "guides/deploying.md",
     **{
         f"plugins/lllms-{name}/README.md": f"plugins/{name}.md"
-        for name in ("llamacpp", "gpt4all", "mock", "anthropic", "ollama", "compat")
+        for name in ("llamacpp", "gpt4all", "mock", "anthropic", "ollama", "compat", "ray")
     },
 }
 """Markdown files, and the pages that they become."""

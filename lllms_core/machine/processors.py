@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from math import floor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lllms_core.machine.control_groups import ROOT, control_groups, membership_t
 
 _STAT = "/proc/stat"
 _LOAD = "/proc/loadavg"
+_THREADS = "/proc/self/task"
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
@@ -77,8 +79,13 @@ def runnable_tasks(load: str) -> int | None:
     return int(fields[3].partition("/")[0]) if len(fields) > 3 else None
 
 
+def running_threads(stats: Iterable[str]) -> int:
+    """Return how many threads run or wait for a core, from the texts of their /proc/PID/task/TID/stat."""
+    return sum(stat.rpartition(")")[2].split()[:1] == ["R"] for stat in stats)
+
+
 class CpuWatch:
-    """Measures how many cores other programs have left to this one since the last look; a look takes about 0.1 ms."""
+    """Measures how many cores other programs have left to this one; a look takes about 0.1 ms."""
 
     def __init__(
         self,
@@ -86,13 +93,14 @@ class CpuWatch:
         cpus: frozenset[int] | None = None,
         read_stat: Callable[[], str] = lambda: read_text(_STAT),
         read_load: Callable[[], str] = lambda: read_text(_LOAD),
+        read_threads: Callable[[], Iterable[str]] = lambda: _thread_stats(_THREADS),
         clock: Callable[[], float] = time.perf_counter,
         own_seconds: Callable[[], float] = time.process_time,
         ticks_per_second: int | None = None,
     ) -> None:
         self._cpus = usable_cpus() if cpus is None else cpus
         self._read_stat, self._clock, self._own_seconds = read_stat, clock, own_seconds
-        self._read_load = read_load
+        self._read_load, self._read_threads = read_load, read_threads
         self._hertz = ticks_per_second or (os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 100)
         self._last = self._look()
 
@@ -112,18 +120,28 @@ class CpuWatch:
         return len(self._cpus) - max(0.0, others)
 
     def spare_now(self) -> int | None:
-        """Return the cores that no other thread of the machine runs on or waits for at this moment; None if unknown.
+        """Return the cores that no other process runs on or waits for at this moment; None if unknown.
 
         Fewer than those that are free for this process, if others may not use its cores.
         """
         tasks = runnable_tasks(self._read_load())
-        return None if tasks is None else max(0, len(self._cpus) - (tasks - 1))
+        if tasks is None:
+            return None
+        # Ours are at least this one, and perhaps the one that has just received the request.
+        return len(self._cpus) - min(len(self._cpus), max(0, tasks - max(1, running_threads(self._read_threads()))))
 
     def _look(self) -> tuple[float, float, float] | None:
         stat = self._read_stat()
         if not stat:
             return None
         return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
+
+
+def _thread_stats(folder: str) -> Iterator[str]:
+    """Yield the `stat` of each thread of a process; names of threads may hold any bytes."""
+    for thread in os.listdir(folder):  # noqa: PTH208  # no paths, see `read_text`
+        with suppress(OSError), open(f"{folder}/{thread}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            yield file.read()  # it has not ended meanwhile
 
 
 def _quotas(group: str) -> Iterator[float]:

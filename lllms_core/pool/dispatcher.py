@@ -27,7 +27,7 @@ from lllms_core.events import (
 )
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need
-from lllms_core.pool.devices import limits_of
+from lllms_core.pool.devices import free_of, limits_of
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.fleet import rough
@@ -302,7 +302,9 @@ class Dispatcher:
 
         def look() -> Need:
             if place.id == LOCAL:
-                return need_of(entry, spec, place.memory, alone=alone, devices=self._watch.devices.find())
+                devices = self._watch.devices.find()
+                free = free_of(self._watch.devices.rooms)
+                return need_of(entry, spec, place.memory, alone=alone, devices=devices, free=free)
             there = evolve(spec, devices=place.place.devices)
             return need_of(
                 entry, there, rough(place.memory), alone=alone, devices=limits_of(place.devices), memory=asked.memory,
@@ -398,7 +400,8 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(spec, threads=start.threads, memory=start.memory), terms)
+        spec = evolve(spec, threads=start.threads, memory=start.memory, device_memory=start.device_memory)
+        load = Load(entry.engine, spec, terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         known = self.scheduler.fleet.places.get(start.place)
         place = "" if start.place == LOCAL or known is None else known.place.name

@@ -22,7 +22,7 @@ from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
 from lllms_core.pool.budget import Need
-from lllms_core.pool.devices import DeviceWatch
+from lllms_core.pool.devices import DeviceWatch, free_of
 from lllms_core.pool.devices import limits_of as limits_on
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
@@ -365,11 +365,11 @@ class Pool:
             raise ModelUnknown(f"model '{model}' was removed from the configuration")
         if self._far is not None:
             needs = self._needs_elsewhere(known, spec)
-            largest = max(needs, key=lambda one: one[0].memory or 0, default=None)
-            return spec if largest is None else evolve(spec, memory=largest[1].memory)
+            return evolve(spec, memory=max(needs, key=lambda one: one[0].memory or 0)[1].memory) if needs else spec
         limit = self._scheduler.limits.memory
         devices = NO_DEVICES if limit is None else self._watch.devices.find()
-        return planned(known, spec, limit, alone=len(self._models) == 1, devices=devices)
+        alone, free = len(self._models) == 1, free_of(self._watch.devices.rooms)
+        return planned(known, spec, limit, alone=alone, devices=devices, free=free)
 
     def misfit(self, model: str, spec: ModelSpec) -> str:
         """Return why an instance of a model can never be loaded for lack of memory; "" if it can, as far as known.
@@ -385,7 +385,10 @@ class Pool:
             return ""
         watch = self._watch.devices
         alone = len(self._models) == 1
-        need = need_of(known, spec, limit.instances, alone=alone, devices=watch.find())
+        devices = watch.find()
+        need = need_of(
+            known, spec, limit.instances, alone=alone, devices=devices, free=free_of(watch.rooms),
+        )
         return never_fits(need.least, limit, watch.rooms)
 
     def _needs_elsewhere(self, model: PoolModel, spec: ModelSpec) -> Sequence[tuple[PlaceEntry, Need]]:

@@ -32,8 +32,8 @@ _WORST = -0.6  # seconds; the cost of a probe beyond this is written off, or one
 _LOOK = 0.5  # seconds between looks at the machine; a look takes about 0.25 ms
 _LOOK_AGAIN = 0.1  # seconds until the next try after a look without result
 _OLD = 2.0  # seconds; a look over a longer time than this is outdated
-_LARGE = 32  # tokens; a decode of this many takes long enough to look several times before it
-_GLANCES, _BETWEEN = 8, 0.0005  # looks at this moment, and the seconds between them
+_GLANCES, _BETWEEN = 16, 0.0005  # the most looks at this moment, and the seconds between them
+_TOKENS_PER_GLANCE = 2  # a decode of few tokens takes too little time to wait long before it
 _CROWDED, _CALM = 0.7, 0.5  # cores of our allowance that others hold: above is crowded, below is calm
 _PROBE_STEPS = 4
 _PROBE_SECONDS = 0.1  # a probe of slow decodes ends after this
@@ -268,10 +268,10 @@ class ThreadTuner:
     def _is_crowded_now(self, tokens: int) -> bool:
         """Tell whether others want our cores at this moment, and the few after it if that delays nothing noticeably.
 
-        The server has just sent us the request and is about to rest, and so may be the program that has just answered
-        another one: a prompt must not run at half speed because of them.
+        The client and the server have just sent us the request and are about to rest, and so may be the program that
+        has just answered another one: a prompt must not run at half speed because of them.
         """
-        for glance in range(_GLANCES if tokens >= _LARGE else 1):
+        for glance in range(max(1, min(_GLANCES, tokens // _TOKENS_PER_GLANCE))):
             if glance:
                 self._sleep(_BETWEEN)
             left = self._watch.spare_now()

@@ -208,15 +208,19 @@ def test_a_prompt_does_not_run_on_one_thread_because_others_are_about_to_rest():
     rate(machine, tuner.choose, 1, 1, tuner.observe)
     machine.before = 2.0
     machine.now += 0.5
-    machine.rest_at = machine.now + 0.003
+    machine.rest_at = machine.now + 0.005
     assert tuner.choose(300) == 2
+    rate(machine, tuner.choose, 0.5, 1, tuner.observe)
+    machine.now += 0.5
+    machine.rest_at = machine.now + 0.0015
+    assert tuner.choose(10) == 2
 
 
 def test_a_prompt_beside_others_waits_only_a_moment():
     """Others that stay are there at every look: a prompt begins within some milliseconds, and a token at once."""
     machine = Machine(others=2.0)
     tuner = machine.tuner()
-    for tokens, most in ((300, 0.006), (1, 0.0)):
+    for tokens, most in ((300, 0.008), (10, 0.003), (1, 0.0)):
         machine.now += 1.0
         begin = machine.now
         assert tuner.choose(tokens) == 1
