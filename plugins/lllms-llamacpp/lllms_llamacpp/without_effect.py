@@ -39,7 +39,8 @@ def _texts(
             "for this GPU alone, or name it in devices"
         )
     if options.cpu_moe not in (False, "auto") and not mixture:
-        yield f"cpu_moe is {options.cpu_moe!r}, which has no effect: the model is no mixture of experts; leave it out"
+        given = str(options.cpu_moe).lower()
+        yield f"cpu_moe is {given}, which has no effect: the model is no mixture of experts; leave it out"
     for pattern in no_match(parts, options):
         yield f"override_tensors: no tensor of the model has a name that {pattern!r} matches; correct or remove it"
     if gpus is not None and hardware.has_gpu() and (options.tensor_split or options.split_mode == "row"):
