@@ -1,13 +1,36 @@
 """What all tests need, those of plugins too."""
 
+import gc
 import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
+
+# How fast a busy machine draws examples, and tries them, proves nothing.
+settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lllms")
+
+# httpx gives up after 5 seconds, which a busy machine may take to load a model. All of its functions share this object.
+for _what in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _what, 60.0)
 
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that take seconds first: with several processes, the quick ones then fill the gaps at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests out of each garbage collection: they stay, and a look at all of them takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@
     │   ├── ModelUnknown         no model of this name
     │   ├── ModelLoadFailed      the model's file or options cannot be loaded
     │   │   └── PlacementFailed  a worker cannot be started at its place, or a file is not there
-    │   │       └── PlaceLost    because the place is lost
+    │   │       ├── PlaceLost    because the place is lost
+    │   │       └── PlaceFull    because the disk of the place has no room for the file
     │   └── ModelTooLarge        an instance needs more memory than it can ever get
     ├── RequestError             the request itself is at fault; `param` names the field, `code` the reason
     │   ├── InvalidRequest       a field is missing, malformed or out of range
@@ -98,6 +99,10 @@ class PlacementFailed(ModelLoadFailed):
 
 class PlaceLost(PlacementFailed):
     """Because the place is lost: that says nothing of the model."""
+
+
+class PlaceFull(PlacementFailed):
+    """Because the disk of the place has no room for the file: another place may have some."""
 
 
 class ModelTooLarge(ModelError):

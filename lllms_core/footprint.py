@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,7 @@ class Footprint:
 
 def take_footprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> Footprint:
     """Return the current footprint of a model; `version`: the engine's."""
-    weights = [] if spec.file is None else part_paths(spec.file)
-    files = {path: _state(path) for path in (*weights, *_paths(spec.options))}
+    files = {path: _state(path) for path in (*weights_of(spec), *option_paths(spec.options))}
     # Neither folders nor inodes count: a copy of a file gives the same answers.
     states = [[path.name, *([] if state is None else state[:2])] for path, state in files.items()]
     text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=_name)
@@ -64,25 +63,45 @@ def read_defaults(engine: Engine, spec: ModelSpec, configured: Mapping[str, obje
     return Generation().replace(taken).override(configured)
 
 
+def weights_of(spec: ModelSpec) -> Sequence[Path]:
+    """Return the paths of a model's weights: the file to load, with all parts if it is the first of several."""
+    return () if spec.file is None else part_paths(spec.file)
+
+
+def option_paths(value: Any) -> Iterator[Path]:
+    """Yield the paths among option values."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from option_paths(one)
+    elif isinstance(value, Mapping):
+        yield from option_paths([*value.values()])
+    elif attrs.has(type(value)):
+        yield from option_paths([getattr(value, attribute.name) for attribute in attrs.fields(type(value))])
+
+
+def with_paths(value: Any, paths: Mapping[Path, Path]) -> Any:
+    """Return option values with other paths, where these have one."""
+    if isinstance(value, Path):
+        return paths.get(value, value)
+    if isinstance(value, tuple | list):
+        return type(value)(with_paths(one, paths) for one in value)
+    if isinstance(value, Mapping):
+        return {name: with_paths(one, paths) for name, one in value.items()}
+    if attrs.has(type(value)) and any(path in paths for path in option_paths(value)):
+        old = {one.alias: getattr(value, one.name) for one in attrs.fields(type(value)) if one.init}
+        new = {name: with_paths(one, paths) for name, one in old.items()}
+        return attrs.evolve(value, **{name: one for name, one in new.items() if one is not old[name]})
+    return value
+
+
 def _plain(options: Any) -> object:
     return attrs.asdict(options) if attrs.has(type(options)) else options
 
 
 def _name(value: object) -> str:
     return value.name if isinstance(value, Path) else str(value)
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    """Yield the paths among option values."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _paths(one)
-    elif isinstance(value, Mapping):
-        yield from _paths([*value.values()])
-    elif attrs.has(type(value)):
-        yield from _paths([getattr(value, attribute.name) for attribute in attrs.fields(type(value))])
 
 
 def _state(path: Path) -> FileState | None:

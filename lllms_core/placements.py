@@ -4,6 +4,12 @@ A placement knows places: machines that instances can run on. It starts processe
 are a socket, and finds or fetches model files there. Framing, messages and sessions are the core's: a placement carries
 bytes. Both ends execute what the other sends, so all places of a placement are one trust domain, and the sockets belong
 into a private network.
+
+Files: the server has each model's files itself, because it reads their headers. Before a model is first loaded at a
+place, each of its files is looked for there (`find`): the weights in all their parts, and what its options name, such
+as adapters and draft models. Weights that are missing are fetched from the model's source (`fetch`). Other files have
+no source: they must be there, on a shared disk or as a copy. A file whose hash the server's store has recorded is
+identified by that, wherever it is; any other only by its path and its size.
 """
 
 from abc import ABC, abstractmethod
@@ -14,12 +20,12 @@ from typing import ClassVar, Protocol
 
 from attrs import field, frozen
 
-from lllms_core.errors import PlaceLost, PlacementFailed
+from lllms_core.errors import PlaceFull, PlaceLost, PlacementFailed
 from lllms_core.types import Device
 
 __all__ = [
-    "LOCAL", "Ending", "FileKey", "Launch", "Launched", "NoPlacementOptions", "Place", "PlaceEvents", "PlaceLost",
-    "Placement", "PlacementFailed",
+    "LOCAL", "Ending", "FileKey", "Launch", "Launched", "NoPlacementOptions", "Place", "PlaceEvents", "PlaceFull",
+    "PlaceLost", "Placement", "PlacementFailed",
 ]
 
 LOCAL = "local"
@@ -41,6 +47,9 @@ class Place:
     """Its GPUs."""
     versions: Mapping[str, str] = field(factory=dict)
     """What a worker imports there (`lllms_core.rendezvous.versions`). Empty: compared at each launch only."""
+    disk: int | None = None
+    """The free bytes of its disk where `fetch` writes, when this was told; None: unknown. Nothing is fetched to a place
+    with less than a file needs; tell the place again when it has changed by much."""
 
 
 @frozen
@@ -75,7 +84,7 @@ class FileKey:
     """Where the server has it: on a shared disk that is its path at a place, too."""
     size: int
     sha256: str = ""
-    """In hexadecimal; "" if unknown."""
+    """In hexadecimal, as recorded by the server's store; "" if unknown."""
 
 
 class PlaceEvents(Protocol):
@@ -124,17 +133,29 @@ class Placement(ABC):
 
     @abstractmethod
     async def launch(self, place: str, launch: Launch) -> Launched:
-        """Start a worker's process. Raises `PlacementFailed`, or `PlaceLost`."""
+        """Start a worker's process. Raises `PlacementFailed`, or `PlaceLost`; if it is cancelled, nothing is left."""
 
     @abstractmethod
     async def find(self, place: str, file: FileKey) -> PurePath | None:
-        """Return the path of a model file at a place, if it is there."""
+        """Return the path of a model file at a place, if it is there; None if not, or if it is another file.
+
+        With a hash, a file of that hash counts, wherever it is and whatever its name. Without one only a file at the
+        same path and of the same size does. Takes no longer than to look: nothing is hashed that was hashed before.
+        Raises `PlacementFailed` if it cannot look.
+        """
 
     @abstractmethod
     async def fetch(
         self, place: str, source: str, file: FileKey, progress: Callable[[float], None],
     ) -> PurePath:
-        """Fetch a model file from its source to a place; return its path there. Raises `PlacementFailed`."""
+        """Fetch a model's weights from their source to a place, in all their parts; return the path of `file` there.
+
+        `source` is in the form that the server's store knows (`Downloader.canonical`), and `file` the one to load, the
+        first of the parts, which lie side by side under the names that the source gives them. `progress`, called in the
+        event loop, takes the share of all parts that has arrived, 0 to 1. A source is fetched to a place once at a
+        time. If the caller is cancelled the fetch ends; what has arrived may serve the next one. Raises `PlaceFull` if
+        the disk there has no room, and `PlacementFailed` with the cause for any other failure.
+        """
 
     @abstractmethod
     async def close(self) -> None:

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import sha256
-from itertools import takewhile
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,12 +70,24 @@ class TokenChain:
         """Return the number of leading tokens shared with a session, as far as hashes tell."""
         if self.continues(entry):
             return entry.tokens
-        pairs = zip(entry.chain, self.blocks, strict=False)
-        return BLOCK * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        # Each hash stands for all blocks before it, too.
+        low, high = 0, min(len(entry.chain), len(self.blocks))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if entry.chain[middle - 1] == self.blocks[middle - 1]:
+                low = middle
+            else:
+                high = middle - 1
+        return BLOCK * low
 
     def continues(self, entry: SessionEntry) -> bool:
         """Whether these tokens start with all those of a session."""
-        return entry.tokens <= len(self) and self.digest(entry.tokens) == entry.digest
+        if entry.tokens > len(self):
+            return False
+        # Of many sessions, most differ in whole blocks, whose hashes are known.
+        if entry.chain and entry.chain[-1:] != self.blocks[len(entry.chain) - 1 : len(entry.chain)]:
+            return False
+        return self.digest(entry.tokens) == entry.digest
 
 
 def longest_prefix(
@@ -86,8 +97,9 @@ def longest_prefix(
 
     With `whole`, only sessions that the prompt continues count.
     """
-    fit = [e for e in entries if e.space == space and (prompt.continues(e) or (not whole and prompt.shared(e)))]
-    return max(fit, key=lambda entry: (prompt.shared(entry), entry.used), default=None)
+    fit = [(shared, e) for e in entries if e.space == space and ((shared := prompt.shared(e)) == e.tokens or not whole)]
+    shared, best = max(fit, key=lambda one: (one[0], one[1].used), default=(0, None))
+    return best if shared else None
 
 
 class SessionStore(ABC):

@@ -430,6 +430,12 @@ class ModelSpec:
     device_memory: Mapping[str, int] | None = None
     """Bytes that the model may take of each GPU, by `Device.name`, for the options that are "auto"; None: as the engine
     sees fit."""
+    devices: tuple["Device", ...] | None = None
+    """The GPUs of the machine that it would run on, for an estimate (`Engine.estimate`, `Engine.smaller`) on another
+    one; None: those of this machine."""
+    identities: Mapping[Path, str] = field(factory=dict)
+    """By path: what identifies some of its files on every machine, such as a hash of their contents; in place of
+    `machine.file_identity`, which differs between copies."""
 
 
 @frozen

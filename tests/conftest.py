@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, settings
 
 # Worker processes find the tests' engines by the same path.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,10 +22,6 @@ from lllms_core.pool import pool
 # A spare worker is a second of work for the server of each test. Tests of spare workers ask for some.
 os.environ.setdefault("LLLMS_SPARE_WORKERS", "0")
 pool.spare_workers = lambda server, models: 0  # type: ignore[assignment]
-
-# How fast a busy machine draws examples proves nothing.
-settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("lllms")
 
 if "mix_stderr" in signature(CliRunner).parameters:
     # click 8.1, which lllms works with, has both outputs either apart or together. These tests want both, as in 8.2.

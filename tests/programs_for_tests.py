@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -100,25 +101,26 @@ class Terminal:
     def __init__(self) -> None:
         self.ours, self.theirs = pty.openpty()
         self._shown = ""
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")  # a read may end inside a character
 
     def until(self, text: str) -> str:
         """Wait until a text is shown, and return all output up to it."""
         while text not in self._shown:
-            readable, _, _ = select.select([self.ours], [], [], 30)
+            readable, _, _ = select.select([self.ours], [], [], GUARD)
             assert readable, f"{text!r} is not shown: {self._shown!r}"
-            self._shown += os.read(self.ours, 1024).decode(errors="replace")
+            self._shown += self._decoder.decode(os.read(self.ours, 1024))
         before, self._shown = self._shown.split(text, 1)
         return before + text
 
     def shows(self, text: str) -> bool:
         """Whether a text has been shown yet."""
         while select.select([self.ours], [], [], 0)[0]:
-            self._shown += os.read(self.ours, 1024).decode(errors="replace")
+            self._shown += self._decoder.decode(os.read(self.ours, 1024))
         return text in self._shown
 
     def rest(self) -> str:
         """Wait until the program has closed the terminal, and return its unread output."""
-        shown = self._shown.encode()
+        shown = self._shown.encode() + self._decoder.getstate()[0]
         while select.select([self.ours], [], [], GUARD)[0]:
             try:
                 shown += os.read(self.ours, 65536)

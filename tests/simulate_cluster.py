@@ -104,13 +104,24 @@ class Play:
 
     def run(self, served: int) -> Course:
         """Serve this many requests once everything is loaded."""
-        for number in range(int(self.layout.instances * SLOTS * EXCESS)):
-            greedy = self.chance.random() < self.layout.greedy
-            self.ask("c0" if greedy else f"c{number % self.layout.clients}")
+        self.crowd()
         self.advance(2 * self.layout.instances * SLOTS)
         self.course = Course()
         self.advance(served)
         return self.course
+
+    def crowd(self) -> None:
+        """Let more requests come than all instances can run at once."""
+        for number in range(int(self.layout.instances * SLOTS * EXCESS)):
+            greedy = self.chance.random() < self.layout.greedy
+            self.ask("c0" if greedy else f"c{number % self.layout.clients}")
+
+    def grow(self) -> float:
+        """Let them come to nodes without instances; return the seconds until all instances are loaded."""
+        self.crowd()
+        while self.scheduler.fleet.loading or len(self.scheduler.instances) < self.layout.instances:
+            self.step()
+        return self.now
 
     def kill(self, nodes: int) -> None:
         """Let these nodes die."""
@@ -141,8 +152,12 @@ class Play:
         """Let time pass until this many requests more are served."""
         goal = self.course.served + served
         while self.course.served < goal:
-            self.now, _, event = heappop(self.events)
-            event()
+            self.step()
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        self.now, _, event = heappop(self.events)
+        event()
 
     def later(self, seconds: float, event: Callable[[], None]) -> None:
         """Let something happen."""
@@ -170,8 +185,8 @@ class Play:
                 self.tell_later(LOAD, lambda: self.scheduler.loaded(instance, SLOTS, self.now), instance)
             case Stop(instance):
                 self.tell_later(UNLOAD, lambda: self.scheduler.gone(instance, "", self.now), instance)
-            case Measure(model):
-                self.tell_later(0.0, lambda: self.scheduler.measured(model, Need(NEED), self.now))
+            case Measure(model, place, memory):
+                self.tell_later(0.0, lambda: self.scheduler.measured(model, Need(NEED), self.now, place, memory))
             case Assign(ticket, instance):
                 client, asked, _ = self.asked[ticket]
                 self.course.waits.setdefault(client, []).append(self.now - asked)
@@ -220,6 +235,15 @@ def fairness(served: int) -> str:
     return table(("nodes", "requests of the first client", "its mean wait", "mean wait of 49 others"), rows)
 
 
+def growth(_served: int) -> str:
+    """Return the table of how long a model takes to spread over nodes without instances."""
+    rows = []
+    for nodes in (1, 10, 100):
+        layout = Layout("1", nodes, 1)
+        rows.append((nodes, layout.instances, f"{Play(layout).grow():.0f} s", f"{layout.instances * LOAD:.0f} s"))
+    return table(("nodes", "instances of one model", "until all are loaded", "one after the other"), rows)
+
+
 def losses(served: int) -> str:
     """Return the table of what is lost when a tenth of the nodes die."""
     rows = []
@@ -245,7 +269,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def main() -> None:
     """Write the tables."""
     served = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    for make in (rates, fairness, losses):
+    for make in (rates, fairness, growth, losses):
         sys.stdout.write(f"{make(served)}\n\n")
         sys.stdout.flush()
 

@@ -15,7 +15,8 @@ from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Pee
 from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import LoadTest, first_model, prompts, run
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites import SUITES, busy, drafts, swap, wire
+from lllms_core.bench.suites import SUITES, busy, drafts, shared, short, stored, swap, wire
+from lllms_core.bench.suites import prompts as prompts_suite
 from lllms_core.bench.tables import findings_table, load_table
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate, percentile, summarise
 from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
@@ -276,6 +277,15 @@ async def test_every_suite_runs(name, tiny, monkeypatch):
     monkeypatch.setattr(wire, "TOKENS", 20)
     monkeypatch.setattr(busy, "LONGEST", 0.5)
     monkeypatch.setattr(swap, "PAUSE", 0)
-    for finding in await SUITES[name](Plan(tiny, rounds=1, max_tokens=8, prompt_tokens=8, clients=(1,))):
+    monkeypatch.setattr(prompts_suite, "PAUSE", 0)
+    monkeypatch.setattr(shared, "CONVERSATIONS", 3)
+    monkeypatch.setattr(stored, "SESSIONS", 4)
+    monkeypatch.setattr(stored, "FIRST", 2)
+    monkeypatch.setattr(stored, "LOOKUPS", 2)
+    monkeypatch.setattr(short, "REQUESTS", 4)
+    plan = Plan(tiny, rounds=1, max_tokens=8, prompt_tokens=8, clients=(1,), sizes=(40, 8))
+    findings = await SUITES[name](plan)
+    assert findings
+    for finding in findings:
         assert len(finding.ours) == len(finding.reference) == 1
         assert finding.ours[0] >= 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from simulate_cluster import Layout, Play, layouts
+from simulate_cluster import INSTANCES, LOAD, Layout, Play, layouts
 
 from lllms_core.pool.effects import Effect
 
@@ -52,6 +52,12 @@ def test_a_client_with_half_of_all_requests_does_not_delay_the_others() -> None:
     waits = {client: sum(every) / len(every) for client, every in course.waits.items()}
     others = [wait for client, wait in waits.items() if client != "c0"]
     assert sum(others) / len(others) < waits["c0"] / 3
+
+
+def test_a_model_spreads_over_many_nodes_in_little_more_time_than_over_one() -> None:
+    """One machine loads one instance after the other, and so does each of 16, but all of these at the same time."""
+    assert Play(Layout("1", 1, 1)).grow() == pytest.approx(INSTANCES * LOAD)
+    assert Play(Layout("1", 16, 1)).grow() < 1.7 * INSTANCES * LOAD
 
 
 def test_a_dead_node_costs_only_the_requests_that_had_begun() -> None:

@@ -84,6 +84,31 @@ def test_prompts_always_advance():
     assert pace.prompt_budget(1, 512) == SMALLEST_CHUNK
 
 
+@pytest.mark.parametrize("writers", [1, 2, 8])
+@pytest.mark.parametrize(("fixed", "each"), [(0.011, 0.00185), (0.1, 0.02), (0.02, 0.00001)])
+def test_nobody_waits_longer_than_two_steps_while_a_prompt_is_read(writers, fixed, each):
+    """A decode takes what any takes, and so much for each token: a step with prompts takes at most twice that without.
+
+    The cost of a step was learnt with other numbers of writers, too, and a deep context makes each token dearer.
+    """
+    pace = Pace()
+
+    def decode(generating, prompts, dearer=1.0):
+        seconds = fixed + (generating + prompts * dearer) * each
+        pace.observe(generating, prompts, seconds)
+        return seconds
+
+    for others in (1, 8, writers):
+        decode(others, 0)
+    decode(0, 300)
+    usual = decode(writers, 0)
+    waits = [decode(writers, pace.prompt_budget(writers, 512), 1 + at / 2000) for at in range(1000)]
+    assert max(waits) <= 2 * usual
+    # Half of the time is the prompt's, as far as one batch goes.
+    prompt = min(512 - writers, int(STALL * usual / (each * 1.5)))
+    assert waits[-1] - usual >= 0.8 * prompt * each * 1.5
+
+
 def test_mixed_steps_correct_a_wrong_pace():
     """A first prompt that was slow (a cold cache) does not slow down all others while some request generates."""
     pace = Pace()

@@ -32,6 +32,7 @@ from lllms_core.errors import (
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host, pulls
 from lllms_core.plugins import Plugins
+from lllms_core.store import fetcher
 
 DATA = b"weights" * 10_000
 QUICK = RetryPolicy(connect=5, stall=20, pause=0.001, longest_pause=0.002)
@@ -169,6 +170,19 @@ async def test_a_failure_is_told_and_not_for_ever(site: Site, tmp_path: Path, pr
         now = 1e9
         assert await answer(host) == "hello"
         assert host.downloads() == ()
+
+
+async def test_failures_are_bounded(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever sources clients name, the last failures are remembered, and nothing of the download but its error."""
+    monkeypatch.setattr(fetcher, "MOST_FAILURES", 3)
+    site.faults = [instead(404)] * 9
+    async with asyncio.timeout(GUARD), make_host(tmp_path) as host:
+        for number in range(5):
+            with pytest.raises(DownloadError):
+                await host.fetcher.get(f"quick+{site.url}/{number}")
+        assert [one.source.rpartition("/")[2] for one in host.downloads()] == ["2", "3", "4"]
+        for failure in host.fetcher._failures.values():
+            assert (failure.error.__traceback__, failure.error.__context__) == (None, None)
 
 
 async def test_pauses_grow(site: Site, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.pool import learnt
+from lllms_core.pool.known_needs import MOST_SIZES, KnownNeeds
 from lllms_core.pool.learnt import MOST, NOTHING_LEARNT, Learnt, LearntStore, key_of
 
 KEY = key_of("engine", "fp_1", 100)
@@ -128,3 +129,28 @@ def test_the_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for one in (store, LearntStore(tmp_path / "memory.json")):
         assert [number for number in range(5) if one.get(f"key {number}").private] == [0, 3, 4]
     assert MOST <= 10_000
+
+
+def test_the_memory_of_a_server_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot write, or whose automatic sizes differ with each load, forgets the oldest figures."""
+    times = iter(range(100))
+    monkeypatch.setattr(learnt, "MOST", 5)
+    store = LearntStore(clock=lambda: float(next(times)))
+    for number in range(20):
+        store.learn("used again and again", 7)
+        store.learn(key_of("engine", "fp_1", number), number + 1)
+    assert len(store._known) == 5
+    assert store.get("used again and again").private == 7
+    assert store.get(key_of("engine", "fp_1", 19)).private == 20
+    assert store.get(key_of("engine", "fp_1", 3)) == NOTHING_LEARNT
+
+
+def test_the_sizes_of_a_model_are_bounded() -> None:
+    """A model that is told to need other bytes at each load is known by the last sizes."""
+    known = KnownNeeds()
+    for told in range(1000):
+        known.learn("m", told, told + 1)
+        known.learn("m", 0, 7)
+    assert len(known._learnt["m"]) == MOST_SIZES
+    assert known._learnt["m"][0] == 7
+    assert known._learnt["m"][999] == 1000

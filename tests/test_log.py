@@ -6,10 +6,10 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from waits_for_tests import GUARD, until
+from waits_for_tests import GUARD
 
 from lllms_core import log
 
@@ -78,15 +78,29 @@ def test_what_asyncio_says_of_values_is_left_out(written: io.StringIO) -> None:
     assert "in callback" in text
 
 
-async def test_the_same_fault_is_counted(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_fault_is_counted(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault repeated within a minute is only counted; the count is reported afterwards, then it is shown again."""
-    monkeypatch.setattr(log, "REPEAT_SECONDS", 0.2)
+    class Timer:
+        """Ends when the test says so."""
+
+        def __init__(self, seconds: float, end: Callable[..., None], arguments: list[object]) -> None:
+            self.seconds, self.end, self.arguments, self.daemon = seconds, end, arguments, False
+
+        def start(self) -> None:
+            assert self.daemon, "no program waits for it"
+            timers.append(self)
+
+    timers: list[Timer] = []
+    monkeypatch.setattr(log.threading, "Timer", Timer)
     for number in range(10):
         fail(f"secret {number}")
     fail("another", kind=KeyError)
     assert written.getvalue().count("Traceback") == 2
-    await until(lambda: "9 more" in written.getvalue())
-    assert "it failed: the same exception 9 more within 0.2 s" in written.getvalue()
+    assert "more within" not in written.getvalue()
+    [timer] = timers
+    assert 0 < timer.seconds <= log.REPEAT_SECONDS
+    timer.end(*timer.arguments)
+    assert "it failed: the same exception 9 more within 60 s" in written.getvalue()
     fail("secret again")
     assert written.getvalue().count("Traceback") == 3
 

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lllms_core.machine import (
     usable_cpus,
     usable_memory,
 )
+from lllms_core.worker.ends import Kills
 
 STAT = """\
 cpu  300 0 100 1000 50 0 0 10 0 0
@@ -190,13 +192,32 @@ def test_a_look_that_comes_too_soon_answers_nothing_and_keeps_the_window():
 def test_the_cores_left_at_this_moment_are_those_that_nobody_waits_for():
     """Of three runnable threads one is the reader, so two want the two cores; with one more core, one is left."""
     def watch(cpus: int, load: str) -> CpuWatch:
-        return CpuWatch(cpus=frozenset(range(cpus)), read_load=lambda: load)
+        return CpuWatch(cpus=frozenset(range(cpus)), read_load=lambda: load, read_threads=list)
 
     assert watch(2, "1.10 0.90 0.50 3/170 26646\n").spare_now() == 0
     assert watch(3, "1.10 0.90 0.50 3/170 26646\n").spare_now() == 1
     assert watch(2, "1.10 0.90 0.50 1/170 26646\n").spare_now() == 2
     assert watch(2, "1.10 0.90 0.50 9/170 26646\n").spare_now() == 0
     assert watch(2, "").spare_now() is None
+
+
+def test_our_own_threads_leave_the_cores_to_us():
+    """The thread that has just received a request still runs, and so may those of the last decode: nobody else does."""
+    threads = ["7 (python) R 1 7", "8 (a) R (wire) R 1 7", "9 (OMP) S 1 7", ""]
+    watch = CpuWatch(
+        cpus=frozenset(range(2)), read_load=lambda: "1.10 0.90 0.50 3/170 26646\n", read_threads=lambda: threads,
+    )
+    assert watch.spare_now() == 1
+    alone = CpuWatch(
+        cpus=frozenset(range(2)), read_load=lambda: "1.10 0.90 0.50 1/170 26646\n", read_threads=lambda: threads,
+    )
+    assert alone.spare_now() == 2
+
+
+def test_a_thread_of_this_process_that_computes_is_counted_as_ours():
+    """Without arguments, the watch finds the threads of this process; it answers for the real machine, too."""
+    left = CpuWatch().spare_now()
+    assert left is None or 0 <= left <= available_cores()
 
 
 def test_a_system_without_proc_stat_answers_nothing():
@@ -234,3 +255,15 @@ def test_private_memory_grows_with_what_is_taken():
     assert after is not None
     assert after - before > 0.9 * len(taken)
     assert private_memory(2**22 + 1) is None
+
+
+def test_looks_leave_no_names_behind(monkeypatch: pytest.MonkeyPatch):
+    """What is read again and again is no `Path`: those intern their parts, and Python's table of these would grow."""
+    interned = []
+    monkeypatch.setattr(sys, "intern", lambda name: interned.append(name) or name)
+    for look in (
+        lambda: private_memory(os.getpid()), usable_memory, free_memory, available_cores, CpuWatch().spare_cores,
+        CpuWatch().spare_now, Kills.count,
+    ):
+        look()
+    assert interned == []

@@ -32,6 +32,7 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ModelUnknown: (404, "model_not_found"),
     errors.ModelLoadFailed: (503, "model_not_available"),
     errors.PlaceLost: (503, "model_not_available"),
+    errors.PlaceFull: (503, "model_not_available"),
     errors.ModelTooLarge: (503, "model_too_large"),
     errors.InvalidRequest: (400, "invalid_request"),
     errors.UnsupportedParameter: (400, "unsupported_parameter"),

@@ -14,6 +14,7 @@ from lllms_core.errors import ModelTooLarge
 from lllms_core.pool.budget import Admit, Decision, Evict, Need, Never, Room, Seat, Wait, decide
 from lllms_core.pool.choosing import choose as choose_place
 from lllms_core.pool.effects import Start, Stop
+from lllms_core.pool.known_needs import HERE
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import ALONE, AMONG_OTHERS, STEPS, WORKER, need_of
 from lllms_core.pool.state import ModelLimits
@@ -36,6 +37,7 @@ def seat(name: str, private: int, **state: Any) -> Seat:
 class Here:
     """A place with these seats."""
 
+    needs: Sequence[Need]
     seats: Sequence[Seat]
     room: Room
     place: str = "here"
@@ -46,7 +48,7 @@ class Here:
 
 def choose(wanted: Need, seats: Sequence[Seat], room: Room) -> tuple[Need, Decision]:
     """Return the size and the decision if there is one place."""
-    choice = choose_place(wanted, [Here(seats, room)])
+    choice = choose_place([Here((wanted, *wanted.smaller), seats, room)])
     assert choice.place == "here"
     return choice.need, choice.decision
 
@@ -114,7 +116,7 @@ def test_a_start_tells_the_chosen_size() -> None:
 def test_each_size_counts_for_what_was_learnt_of_it() -> None:
     """The peak of one size raises neither a larger nor a smaller one."""
     seating = World({"a": sizes(8, 6, 4)}).scheduler.seating
-    seating.needs["a"] = sizes(8, 6, 4)
+    seating.needs["a"] = {HERE: sizes(8, 6, 4)}
     seating.learn("a", 6, 7)
     need = seating.need("a")
     assert [one.private for one in (need, *need.smaller)] == [8, 7, 4]

@@ -1,34 +1,48 @@
 """Several places: where instances are loaded, and what is lost with a place; without processes."""
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lllms_core.caller import Caller
-from lllms_core.errors import LllmsError, ModelTooLarge
+from lllms_core.errors import (
+    DownloadCancelled,
+    LllmsError,
+    ModelLoadFailed,
+    ModelTooLarge,
+    PlaceFull,
+    PlaceLost,
+    PlacementFailed,
+)
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need, used
-from lllms_core.pool.effects import Assign, Effect, Measure, Refuse, ShareCores, Start, Stop
-from lllms_core.pool.scheduler import DOUBT, Scheduler
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.fleet import rough
+from lllms_core.pool.scheduler import BARRED, DOUBT, Scheduler
 from lllms_core.pool.state import ModelLimits, PoolLimits
 
 KEPT = ModelLimits(min_instances=1)
 
 
 class Cluster:
-    """A scheduler with places; instances are called a1, a2, b1 ..."""
+    """A scheduler with places; instances are called a1, a2, b1 ...
+
+    Their needs are the same everywhere, or told by a function of the question.
+    """
 
     def __init__(
-        self, needs: Mapping[str, Need | int], places: Collection[Place], most: int = 9, /, **models: ModelLimits,
+        self, needs: Mapping[str, Need | int | Callable[[Measure], Need]], places: Collection[Place], most: int = 9, /,
+        **models: ModelLimits,
     ) -> None:
         self.needs = {name: Need(need) if isinstance(need, int) else need for name, need in needs.items()}
+        self.asked: list[Measure] = []
         numbers: dict[str, itertools.count[int]] = {model: itertools.count(1) for model in needs}
         self.scheduler = Scheduler(
             {name: models.get(name, ModelLimits()) for name in needs},
-            PoolLimits(queue_timeout=100, max_instances=most, max_wait_before_swap=0, min_residency=0),
+            PoolLimits(concurrency=99, queue_timeout=100, max_instances=most, max_wait_before_swap=0, min_residency=0),
             lambda model: f"{model}{next(numbers[model])}", local=False,
         )
         for place in places:
@@ -42,7 +56,10 @@ class Cluster:
         left = []
         for effect in effects:
             if isinstance(effect, Measure):
-                left += self.answer(self.scheduler.measured(effect.model, self.needs[effect.model], now))
+                self.asked.append(effect)
+                need = self.needs[effect.model]
+                told = need if isinstance(need, Need) else need(effect)
+                left += self.answer(self.scheduler.measured(effect.model, told, now, effect.place, effect.memory), now)
             else:
                 left.append(effect)
         return left
@@ -177,7 +194,7 @@ def test_kept_instances_come_back_elsewhere() -> None:
     cluster = Cluster({"a": 3}, [place("x", 10), place("y", 9)], a=KEPT)
     assert [(one.id, one.place) for one in cluster.scheduler.instances.values()] == [("a1", "x")]
     cluster.scheduler.loaded("a1", 1, 1)
-    assert cluster.scheduler.departed("x", 2) == [Start("a2", "a", 2, None, "y")]
+    assert cluster.answer(cluster.scheduler.departed("x", 2), 2) == [Start("a2", "a", 2, None, "y")]
 
 
 def test_a_place_in_doubt_gets_no_instances_for_a_while() -> None:
@@ -202,6 +219,284 @@ def test_another_place_is_drained_if_requests_wait_there_no_more() -> None:
     assert cluster.scheduler.gone("a1", "", 5) == [Start("c1", "c", 2, None, first)]
 
 
+def test_needs_are_found_out_for_each_kind_of_place() -> None:
+    """Machines of one make are one kind, even if their memory differs a little; GPUs make another."""
+    cluster = Cluster({"a": lambda asked: Need(4 if asked.place == "x" else 5)}, [])
+    cluster.there(place("x", 64_000))
+    cluster.there(place("y", 64_500))
+    cluster.submit("a")
+    assert cluster.asked == [Measure("a", "y")]
+    cluster.there(place("z", 64_000), 1, CUDA0=DeviceRoom(12, 10))
+    cluster.there(place("small", 4_000), 2)
+    assert cluster.asked[1:] == [Measure("a", "z"), Measure("a", "small")]
+    assert [one.need.total for one in cluster.scheduler.instances.values()] == [5]
+
+
+def test_a_place_with_a_gpu_takes_what_others_cannot() -> None:
+    """Of main memory a model needs less where its layers are on a GPU."""
+
+    def need(asked: Measure) -> Need:
+        return Need(2, devices={"CUDA0": 8}) if asked.place == "gpu" else Need(9)
+
+    cluster = Cluster({"a": need}, [place("x", 8)])
+    [refuse] = cluster.submit("a")
+    assert isinstance(refuse, Refuse)
+    assert "needs about 9 bytes of memory, and X, which has the most, gives its instances 8" in refuse.error.message
+    cluster.there(place("gpu", 4), 1, CUDA0=DeviceRoom(12, 10))
+    assert cluster.load("a", 2) == "gpu"
+    assert cluster.scheduler.instances["a1"].need.devices == {"CUDA0": 8}
+
+
+def test_a_gpu_that_is_too_small_everywhere_is_told() -> None:
+    """The refusal names the place with most memory and what its GPU gives, not its main memory, which suffices."""
+    cluster = Cluster({"a": Need(1, devices={"CUDA0": 11})}, [])
+    for name in ("x", "y"):
+        cluster.there(place(name), CUDA0=DeviceRoom(12, 10))
+    [refuse] = cluster.submit("a")
+    assert isinstance(refuse, Refuse)
+    assert "needs about 11 bytes of the memory of a GPU, and X, which has the most memory" in refuse.error.message
+    assert "10 bytes of 'CUDA0'" in refuse.error.message
+
+
+def test_all_instances_of_a_model_have_the_same_size() -> None:
+    """Requests may go to any of them: at another kind of place, too, the next one gets the size of the first."""
+
+    def need(asked: Measure) -> Need:
+        whole = 12 if asked.place == "big" else 5
+        if asked.memory is not None:
+            return Need(asked.memory, memory=asked.memory)
+        return Need(whole, memory=whole, smaller=(Need(whole - 2, memory=whole - 2),))
+
+    cluster = Cluster({"a": need}, [place("big", 12)], a=ModelLimits(max_instances=2))
+    assert cluster.submit("a") == [Start("a1", "a", 2, 12, "big")]
+    cluster.scheduler.loaded("a1", 1, 1)
+    cluster.there(place("other", 20), 2)
+    assert cluster.submit("a", 3) == [Start("a2", "a", 2, 12, "other")]
+    assert cluster.asked == [Measure("a", "big"), Measure("a", "other"), Measure("a", "other", 12)]
+
+
+def test_nothing_is_refused_before_all_kinds_of_places_are_known() -> None:
+    """A model that is too large for the place that was measured first may fit at the next."""
+    cluster = Cluster({"a": 8}, [])
+    scheduler = cluster.scheduler
+    scheduler.there(place("x", 5), 0)
+    scheduler.there(place("y", 9), 0)
+    asked = scheduler.submit("t", "a", (), 1)
+    assert asked == [Measure("a", "x"), Measure("a", "y")]
+    assert scheduler.measured("a", Need(8), 2, "x") == []
+    assert scheduler.measured("a", Need(8), 3, "y") == [Start("a1", "a", 2, None, "y")]
+
+
+def test_a_need_for_a_place_that_is_gone_counts_no_more() -> None:
+    """What is told of a kind of which there is no place is forgotten; a place that has changed is of another kind."""
+    cluster = Cluster({"a": 8}, [])
+    scheduler = cluster.scheduler
+    scheduler.there(place("x", 9), 0)
+    assert scheduler.submit("t", "a", (), 1) == [Measure("a", "x")]
+    assert scheduler.there(place("x", 20), 2) == [Measure("a", "x")]
+    assert scheduler.departed("x", 3) == []
+    assert scheduler.measured("a", Need(8), 4, "x") == []
+    assert scheduler.seating.needs == {"a": {}}
+    assert cluster.there(place("y", 9), 5) == [Start("a1", "a", 2, None, "y")]
+
+
+@given(st.integers(0, 2**50), st.integers(0, 2**50))
+def test_kinds_differ_by_little(one: int, other: int) -> None:
+    """The smallest place of a kind has at most a thirty-second less than any other, and a larger one is no smaller."""
+    assert rough(one) <= one <= rough(one) * (1 + 1 / 32)
+    assert one > other or rough(one) <= rough(other)
+    assert rough(rough(one)) == rough(one)
+
+
+# -- several loads at once --------------------------------------------------------------------------------------------
+
+
+def grown(cluster: Cluster, requests: int, slots: int = 1) -> list[list[str]]:
+    """Submit requests for the model a, and let all loads of a round end at once; return the places of each round."""
+    for number in range(requests):
+        cluster.submit("a", 0, f"r{number}")
+    rounds = []
+    while loading := [one for one in cluster.scheduler.instances.values() if one.state == "loading"]:
+        rounds.append([one.place for one in loading])
+        for one in loading:
+            cluster.answer(cluster.scheduler.loaded(one.id, slots, len(rounds)), len(rounds))
+    return rounds
+
+
+def test_the_instances_of_a_model_double_at_several_places() -> None:
+    """As many are loaded at once as are ready, each at a place of its own."""
+    cluster = Cluster({"a": 1}, [place(f"p{number}") for number in range(8)], a=ModelLimits(max_instances=8))
+    rounds = grown(cluster, 99)
+    assert [len(one) for one in rounds] == [1, 1, 2, 4]
+    assert all(len(one) == len({*one}) for one in rounds)
+
+
+def test_one_machine_loads_one_instance_of_a_model_at_a_time() -> None:
+    """So does a placement with one place."""
+    cluster = Cluster({"a": 1}, [place("x")], a=ModelLimits(max_instances=4))
+    assert grown(cluster, 99) == [["x"]] * 4
+
+
+def test_no_more_is_loaded_than_waiting_requests_need() -> None:
+    """What is being loaded counts with the slots of an instance that is ready."""
+    cluster = Cluster({"a": 1}, [place(f"p{number}") for number in range(8)], a=ModelLimits(max_instances=8))
+    rounds = grown(cluster, 12, slots=4)
+    assert [len(one) for one in rounds] == [1, 1, 1]
+
+
+def test_a_model_that_fails_is_loaded_no_more_often_at_many_places() -> None:
+    """A failed load ends the growth: the model is tried again at a new request, after its pause."""
+    places = [place(f"p{number}") for number in range(4)]
+    cluster = Cluster({"a": 1}, places, a=ModelLimits(max_instances=4))
+    for number in range(9):
+        cluster.submit("a", 0, f"r{number}")
+    assert len(cluster.scheduler.instances) == 1
+    effects = cluster.scheduler.gone("a1", "broken", 1)
+    assert len(effects) == 9
+    assert all(isinstance(one, Refuse) for one in effects)
+
+
+def test_kept_instances_are_loaded_at_several_places_at_once() -> None:
+    """Like others: the first alone, then as many as are ready; none more than is kept."""
+    places = [place(f"p{number}") for number in range(8)]
+    cluster = Cluster({"a": 1}, places, a=ModelLimits(min_instances=6, max_instances=6))
+    assert [len(one) for one in grown(cluster, 0)] == [1, 1, 2, 2]
+
+
+def test_files_are_brought_to_several_places_at_once() -> None:
+    """A fetch counts as the load that follows it."""
+    places = [place(f"p{number}", 1) for number in range(4)]
+    cluster = Cluster({"a": 1}, places, a=ModelLimits(max_instances=4, files=True))
+    for number in range(9):
+        cluster.submit("a", 0, f"r{number}")
+    [name] = cluster.scheduler.fleet.fetching["a"]
+    cluster.scheduler.prepared("a", 1, name)
+    begun = cluster.scheduler.loaded("a1", 1, 2)
+    assert [one for one in begun if isinstance(one, Prepare)] == [Prepare("a", "p1")]
+    cluster.scheduler.prepared("a", 3, "p1")
+    begun = cluster.scheduler.loaded("a2", 1, 4)
+    assert [one for one in begun if isinstance(one, Prepare)] == [Prepare("a", "p2"), Prepare("a", "p3")]
+    assert [one for one in cluster.scheduler.prepared("a", 5, "p2") if isinstance(one, Start)] == [
+        Start("a3", "a", 2, None, "p2"),
+    ]
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def filed(model: str, *places: Place, **more: int) -> Cluster:
+    """A cluster with a model that reads files, and others that do not."""
+    return Cluster({model: 3, **more}, places, **{model: ModelLimits(max_instances=2, files=True)})
+
+
+def test_a_place_gets_the_files_before_an_instance() -> None:
+    """They are found or fetched first, at one place only; then the instance is loaded there, and later ones at once."""
+    cluster = filed("a", place("x", 10), place("y", 9))
+    assert cluster.submit("a", 0, "first") == [Prepare("a", "x")]
+    assert cluster.submit("a", 1, "second") == []
+    assert cluster.scheduler.prepared("a", 2, "x") == [Start("a1", "a", 2, None, "x")]
+    assert cluster.scheduler.loaded("a1", 2, 3) == [Assign("first", "a1"), Assign("second", "a1")]
+    assert cluster.submit("a", 4) == [Start("a2", "a", 2, None, "x")]
+    assert cluster.scheduler.prepared("a", 5, "x") == []
+
+
+def test_nothing_makes_room_before_the_files_are_there() -> None:
+    """An idle instance stays until the place that it is to leave has the files of the other model."""
+    cluster = Cluster({"a": 8, "b": 8}, [place("x")], a=ModelLimits(files=True))
+    cluster.load("b")
+    cluster.scheduler.finished("b@0", 1)
+    assert cluster.submit("a", 2) == [Prepare("a", "x")]
+    assert cluster.scheduler.prepared("a", 3, "x") == [Stop("b1")]
+    assert cluster.scheduler.gone("b1", "", 4) == [Start("a1", "a", 2, None, "x")]
+
+
+def test_another_place_is_tried_if_files_cannot_be_brought() -> None:
+    """A place that cannot get them gets no instances of the model for a while; its requests learn nothing of it."""
+    cluster = filed("a", place("x", 10), place("y", 9))
+    cluster.submit("a")
+    full = PlaceFull("X is full")
+    assert cluster.scheduler.unprepared("a", full, 1, "x") == [Prepare("a", "y")]
+    assert cluster.scheduler.prepared("a", 2, "y") == [Start("a1", "a", 2, None, "y")]
+    cluster.scheduler.loaded("a1", 1, 3)
+    assert cluster.scheduler.wake_at() == 1 + BARRED
+    assert cluster.submit("a", 4) == [Start("a2", "a", 2, None, "y")]
+    assert cluster.there(place("x", 100), 5) == []
+    assert cluster.scheduler.fleet.bars == {}
+
+
+def test_requests_are_refused_if_no_place_can_get_the_files() -> None:
+    """A place that is too small counts as none. After the pause of the model a request tries again everywhere."""
+    cluster = filed("a", place("x", 10), place("small", 2))
+    cluster.submit("a")
+    [refuse] = cluster.scheduler.unprepared("a", PlacementFailed("X cannot reach the hub"), 1, "x")
+    assert isinstance(refuse, Refuse)
+    assert refuse.error.message == "model 'a' cannot be loaded: X cannot reach the hub"
+    [again] = cluster.submit("a", 2)
+    assert isinstance(again, Refuse)
+    assert "next try in 9 s" in again.error.message
+    assert cluster.submit("a", 12) == [Prepare("a", "x")]
+
+
+def test_a_cancelled_fetch_is_not_begun_elsewhere() -> None:
+    """Its requests are refused with that; the next request begins it anew."""
+    cluster = filed("a", place("x", 10), place("y", 9))
+    cluster.submit("a")
+    [refuse] = cluster.scheduler.unprepared("a", DownloadCancelled("it was cancelled"), 1, "x")
+    assert isinstance(refuse, Refuse)
+    assert isinstance(refuse.error, DownloadCancelled)
+    assert cluster.submit("a", 2) == [Prepare("a", "x")]
+
+
+def test_a_fetch_ends_with_its_place_in_the_scheduler() -> None:
+    """The next place gets the files, and what the lost one still tells of them counts no more."""
+    cluster = filed("a", place("x", 10), place("y", 9))
+    cluster.submit("a")
+    assert cluster.scheduler.departed("x", 1) == [Prepare("a", "y")]
+    assert cluster.scheduler.prepared("a", 2, "x") == []
+    assert cluster.scheduler.unprepared("a", PlaceLost("X is lost"), 2, "x") == []
+    assert cluster.scheduler.prepared("a", 3, "y") == [Start("a1", "a", 2, None, "y")]
+
+
+def test_a_place_that_is_lost_during_a_fetch_is_doubted() -> None:
+    """If only the fetch tells of that, the place waits for its placement's word, and another one is tried."""
+    cluster = filed("a", place("x", 10), place("y", 9))
+    cluster.submit("a")
+    assert cluster.scheduler.unprepared("a", PlaceLost("the link is cut"), 1, "x") == [Prepare("a", "y")]
+    assert [*cluster.scheduler.fleet.doubted] == ["x"]
+
+
+def test_files_are_brought_anew_after_a_failed_load_and_after_a_change() -> None:
+    """They may be what was wrong, or be others now: the place looks for them again before the next load."""
+    cluster = filed("a", place("x", 10))
+    cluster.submit("a")
+    cluster.scheduler.prepared("a", 1, "x")
+    cluster.scheduler.gone("a1", "it is broken", 2)
+    assert cluster.submit("a", 20) == [Prepare("a", "x")]
+    [start] = cluster.scheduler.prepared("a", 21, "x")
+    assert start == Start("a2", "a", 2, None, "x")
+    assert cluster.answer(cluster.scheduler.outdated("a2", 22), 22) == [Prepare("a", "x")]
+
+
+def test_files_that_have_left_this_machine_are_fetched_here_first() -> None:
+    """A place is served from the server's files, or from their source by these: without them it waits."""
+    cluster = filed("a", place("x", 10))
+    cluster.submit("a")
+    assert cluster.answer(cluster.scheduler.vanished("a", 1, "x")) == [Prepare("a")]
+    assert cluster.answer(cluster.scheduler.prepared("a", 2), 2) == [Prepare("a", "x")]
+
+
+def test_kept_models_get_their_files_without_a_request() -> None:
+    """A place gets them before it loads an instance that a model keeps; if it cannot, another one does."""
+    cluster = Cluster({"a": 3}, [place("x"), place("y")], a=ModelLimits(min_instances=1, files=True))
+    scheduler = cluster.scheduler
+    assert scheduler.fleet.fetching == {"a": {"x"}}
+    assert scheduler.unprepared("a", PlaceFull("X is full"), 1, "x") == [Prepare("a", "y")]
+    assert scheduler.unprepared("a", PlaceFull("Y is full"), 2, "y") == []
+    assert scheduler.retry_at("a") == scheduler.wake_at() == 12
+    assert scheduler.tick(12) == [Prepare("a", "x")]
+    assert scheduler.prepared("a", 13, "x") == [Start("a1", "a", 2, None, "x")]
+
+
 def test_the_local_place_is_the_default() -> None:
     """Without a placement there is one place, with the limits of the pool."""
     scheduler = Scheduler({"a": ModelLimits()}, PoolLimits(cores=3), lambda model: f"{model}1")
@@ -219,16 +514,21 @@ class ClusterPlay(RuleBasedStateMachine):
     @initialize(
         needs=st.fixed_dictionaries(dict.fromkeys(MODELS, NEEDS)),
         models=st.fixed_dictionaries({name: st.tuples(st.integers(0, 1), st.integers(1, 3)) for name in MODELS}),
-        most=st.integers(1, 3), concurrency=st.integers(1, 5),
+        most=st.integers(1, 3), concurrency=st.integers(1, 5), filed=st.sets(st.sampled_from(MODELS)),
     )
     def begin(
-        self, needs: dict[str, Need], models: dict[str, tuple[int, int]], most: int, concurrency: int,
+        self, needs: dict[str, Need], models: dict[str, tuple[int, int]], most: int, concurrency: int, filed: set[str],
     ) -> None:
-        self.needs, self.most, self.concurrency = needs, most, concurrency
+        self.needs, self.most, self.concurrency, self.filed = needs, most, concurrency, filed
+        self.fetching: list[tuple[str, str]] = []
+        """Model and place."""
+        self.brought: set[tuple[str, str]] = set()
+        self.failed = False
+        """Whether a fetch has failed."""
         numbers = itertools.count(1)
         limits = PoolLimits(concurrency, 99, 1e6, most, max_wait_before_swap=2.0, min_residency=1.0)
         self.scheduler = Scheduler(
-            {name: ModelLimits(*both, ttl=5.0) for name, both in models.items()}, limits,
+            {name: ModelLimits(*both, ttl=5.0, files=name in filed) for name, both in models.items()}, limits,
             lambda model: f"{model}{next(numbers)}", local=False,
         )
         self.now = 0.0
@@ -248,18 +548,33 @@ class ClusterPlay(RuleBasedStateMachine):
                     known = self.scheduler.fleet.places[name]
                     assert (entry.model, entry.place, threads) == (model, name, known.place.cores)
                     assert name not in self.scheduler.fleet.doubted
+                    assert model not in self.filed or (model, name) in self.brought
                     assert known.memory is None or used((), self.needs_at(name)) <= known.memory
                     assert len(known.instances) <= self.most
+                    self.check_loads(model)
                 case Assign(ticket, instance):
                     assert self.waiting.pop(ticket) == self.scheduler.instances[instance].model
                     self.running[ticket] = instance
                 case Refuse(ticket, error):
                     del self.waiting[ticket]
                     self.refused[ticket] = error
-                case Measure(model):
-                    self.tell(self.scheduler.measured(model, self.needs[model], self.now))
+                case Measure(model, name, memory):
+                    self.tell(self.scheduler.measured(model, self.needs[model], self.now, name, memory))
+                case Prepare(model, name):
+                    assert (model, name) not in self.fetching
+                    assert (model, name) not in self.brought
+                    self.fetching.append((model, name))
+                    self.check_loads(model)
                 case Stop(instance):
                     assert instance not in self.running.values()
+
+    def check_loads(self, model: str) -> None:
+        """At each place there is one load of a model at a time, and in all no more than have succeeded."""
+        own = [one for one in self.scheduler.instances.values() if one.model == model]
+        places = [one.place for one in own if one.state == "loading"]
+        places += self.scheduler.fleet.fetching.get(model, ())
+        assert len(places) == len({*places})
+        assert len(places) <= max(1, sum(one.state == "ready" for one in own))
 
     def needs_at(self, name: str) -> list[Need]:
         return [entry.need for entry in self.scheduler.instances.values() if entry.place == name]
@@ -279,7 +594,20 @@ class ClusterPlay(RuleBasedStateMachine):
     def depart(self, name: str, data: st.DataObject) -> None:
         lost = {one for one, entry in self.scheduler.instances.items() if entry.place == name}
         silent = self.lose(lost, data)
+        self.fetching = [one for one in self.fetching if one[1] != name]
+        self.brought -= {(model, name) for model in MODELS}
         self.tell(self.scheduler.departed(name, self.now, silent))
+
+    @precondition(lambda self: self.fetching)
+    @rule(fault=st.sampled_from([None, None, PlaceFull("full"), PlacementFailed("cut"), PlaceLost("lost")]))
+    def bring(self, fault: LllmsError | None) -> None:
+        model, name = self.fetching.pop(0)
+        if fault is None:
+            self.brought.add((model, name))
+            self.tell(self.scheduler.prepared(model, self.now, name))
+        else:
+            self.failed = True
+            self.tell(self.scheduler.unprepared(model, fault, self.now, name))
 
     @precondition(lambda self: self.scheduler.instances)
     @rule(data=st.data())
@@ -332,10 +660,12 @@ class ClusterPlay(RuleBasedStateMachine):
         for name in ("big 1", "big 2", "big 3", "big 4"):
             if name not in self.scheduler.fleet.places:
                 self.tell(self.scheduler.there(Place(name, name, 1, 100), self.now))
-        self.wait(DOUBT + 1)  # no place is in doubt any more
+        self.wait(DOUBT + BARRED)  # no place is in doubt, or barred, any more
         for _ in range(100):
             if not self.waiting:
                 break
+            while self.fetching:
+                self.bring(None)
             for entry in list(self.scheduler.instances.values()):
                 if entry.state == "loading":
                     self.tell(self.scheduler.loaded(entry.id, 1, self.now))
@@ -351,7 +681,10 @@ class ClusterPlay(RuleBasedStateMachine):
         assert self.waiting == {ticket.id: ticket.model for ticket in self.scheduler.waiting.values()}
         assert self.running == {ticket.id: ticket.instance for ticket in self.scheduler.running.values()}
         assert len(self.running) <= self.concurrency
-        assert all(isinstance(error, ModelTooLarge) for error in self.refused.values())
+        reasons = (ModelTooLarge, ModelLoadFailed) if self.failed else ModelTooLarge
+        assert all(isinstance(error, reasons) for error in self.refused.values())
+        fetching = {(model, name) for model, names in self.scheduler.fleet.fetching.items() for name in names}
+        assert fetching == {*self.fetching}
 
     @invariant()
     def no_place_is_over_its_limits(self) -> None:

@@ -228,9 +228,10 @@ async def test_a_changed_environment_outdates_a_spare(pools, starts, monkeypatch
 
 async def test_no_spares_at_zero(pools, starts):
     """With `spare_workers = 0` no process runs that has no model."""
+    before = set(psutil.Process().children())
     pool = await pools.start(engine=WarmEngine(), isolation="process", limits=PoolLimits(cores=2))
     pid = await load(pool)
-    assert {child.pid for child in psutil.Process().children()} == {pid}
+    assert {child.pid for child in set(psutil.Process().children()) - before} == {pid}
     assert starts.read_text() == ""
 
 
@@ -303,12 +304,13 @@ async def test_an_engine_that_cannot_travel_harms_nobody(pools, caplog):
 
 async def test_a_closed_pool_leaves_no_spare(pools, starts):
     """A pool that closes while its spare starts, or waits, leaves no process."""
+    before = set(psutil.Process().children(recursive=True))
     for wait in (False, True):
         pool = await pools.start(engine=WarmEngine(), isolation="process", limits=LIMITS)
         if wait:
             await ready(pool)
         await pool.close(grace=0)
-        assert psutil.Process().children(recursive=True) == []
+        assert set(psutil.Process().children(recursive=True)) <= before
 
 
 async def test_spares_exchange_sessions(monkeypatch):

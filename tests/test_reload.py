@@ -59,6 +59,22 @@ async def test_only_what_has_changed_is_touched() -> None:
         assert (await host.reload()).lines == []
 
 
+async def test_what_is_known_of_a_model_goes_with_it() -> None:
+    """Whatever names the configurations bring, the server remembers only those of the last one."""
+    source = Source(models={"same": bot("a")})
+    async with hosting(source) as host:
+        for number in range(3):
+            source.table = {"models": {"same": bot("a"), f"model-{number}": bot("b")}}
+            await host.reload()
+            await host.examine()
+            await host.abilities(f"model-{number}")
+            await say(host, "same")
+            await say(host, f"model-{number}")
+        durations, cards = host.pool._scheduler.durations, host._cards
+        for known in (durations._requests, durations._loads, cards._looks, cards._locks, host._foreseen):
+            assert known.keys() == {"same", "model-2"}
+
+
 async def test_running_requests_finish_and_waiting_ones_take_the_new_configuration() -> None:
     """The answer that runs ends where it is; the next in the queue is served by a new instance."""
     source = Source(models={"m": bot("old", option_slots=1, option_tokens_per_second=20)})

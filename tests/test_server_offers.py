@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 import lllms_llamacpp
 import pytest
@@ -83,8 +84,10 @@ async def test_the_end_tells_where_the_time_went() -> None:
     async with asyncio.timeout(GUARD), gated(gate, concurrency=1) as host:
         first, second = [host.submit(host.request("gate", messages=HI)) for _ in range(2)]
         await asyncio.sleep(0.2)
+        opened = monotonic()
         gate.load.set()
         await until(lambda: host.status().running == 1)
+        queued = monotonic() - opened
         await asyncio.sleep(0.2)
         gate.pieces.put("one")
         await first.wait()
@@ -92,7 +95,7 @@ async def test_the_end_tells_where_the_time_went() -> None:
         gate.pieces.put(None)
         times = (await first.gather()).finish.timings
         assert all(one >= 0.15 for one in (times.load, times.prompt, times.answer))
-        assert times.queued < 0.15
+        assert times.queued <= queued
         gate.pieces.put("one")
         gate.pieces.put(None)
         times = (await second.gather()).finish.timings

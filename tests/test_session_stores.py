@@ -186,6 +186,18 @@ def test_file_that_cannot_be_read_stands_alone(tmp_path, caplog):
     assert told == [f"{tmp_path}/two.v1.session cannot be read: Is a directory"]
 
 
+def test_files_that_are_gone_are_forgotten(tmp_path):
+    """The store remembers files that it cannot read or remove no longer than they exist."""
+    store = open_disk(tmp_path)
+    for number in range(20):
+        (tmp_path / f"{number}.v1.session").mkdir()
+        assert list(store.list()) == []
+        assert not store.delete(f"{number}")
+        (tmp_path / f"{number}.v1.session").rmdir()
+    assert list(store.list()) == []
+    assert (store._foreign, store._lasting) == (set(), set())
+
+
 def test_data_is_good_where_its_use_cannot_be_noted(tmp_path, monkeypatch):
     """On a read-only disk, sessions are read."""
     store = open_disk(tmp_path)

@@ -1,6 +1,9 @@
 """Checks against JSON schemas: as the standard says, within a time limit, and without access to anything else."""
 
+import gc
 import time
+import tracemalloc
+from contextlib import suppress
 from itertools import zip_longest
 
 import jsonschema
@@ -76,7 +79,8 @@ def test_places_are_those_of_the_keywords(schema, value, paths):
 
 
 @pytest.mark.parametrize("bad", [
-    {"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"},
+    {"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"}, {"$schema": 5},
+    {"$schema": []}, {"$schema": "http://["},
 ])
 def test_no_schema_is_found_out(bad):
     """An invalid schema has its own error."""
@@ -131,6 +135,32 @@ def test_a_large_check_needs_time(schema, value):
     assert check.find_violations(value, 30) == []
     with pytest.raises(Unchecked, match="too long"):
         check.find_violations(value, 0)
+
+
+def check_once(schema, value):
+    with suppress(Unchecked, NoSchema):
+        SchemaCheck(schema).find_violations(value)
+
+
+@pytest.mark.parametrize(("make", "value"), [
+    (lambda name: {"pattern": name + "ab?" * 300}, "x"),
+    (lambda name: {"pattern": name + "ab?" * 3 + "x" * 9000 + "(?&x)"}, "x"),
+    (lambda name: {"$ref": "http://" + name + "x" * 20_000 + "#"}, 1),
+    (lambda name: {"$schema": "http://" + name + "x" * 20_000}, 1),
+], ids=["expression", "faulty expression", "reference", "draft"])
+def test_nothing_of_a_schema_stays(make, value):
+    """Libraries keep what they have read; after a check of a client's schema they keep nothing of it."""
+    check_once(make("first"), value)
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(8):
+            check_once(make(f"n{number}"), value)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 40_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_many_values_are_compared_quickly():

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from clients_for_tests import Http2, connect, head, post, read_until
 from serving_for_tests import published
-from waits_for_tests import until
+from waits_for_tests import GUARD, until
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host
@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(body, "START_SECONDS", 0.5)
     monkeypatch.setattr(body, "DISCARD_SECONDS", 0.5)
-    monkeypatch.setattr(body, "SLOWEST", 100_000)
+    monkeypatch.setattr(body, "SLOWEST", 10_000)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -63,7 +63,7 @@ async def test_a_stream_whose_body_stops_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("size", "pause", "status"), [(1, 0.02, 408), (5000, 0.02, 413), (200_000, 0.0, 413)])
+@pytest.mark.parametrize(("size", "pause", "status"), [(1, 0.02, 408), (5000, 0.0, 413), (200_000, 0.0, 413)])
 async def test_a_body_without_end_is_refused(size: int, pause: float, status: int) -> None:
     """Chunks that never end are a 4xx in bounded time, because they are too slow or too large."""
     loop = asyncio.get_running_loop()
@@ -84,12 +84,13 @@ async def test_a_body_without_end_is_refused(size: int, pause: float, status: in
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
     assert answer.startswith(b"HTTP/1.1 %d" % status)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < GUARD
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_slow_body_is_read() -> None:
-    """A body that keeps arriving is read, even if it takes much longer than a silence may."""
+async def test_a_slow_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that keeps arriving is read, even if it takes longer than a silence may, and than any body at first."""
+    monkeypatch.setattr(body, "SILENCE_SECONDS", 0.6)
     text = json.dumps({**CHAT, "user": "x" * 90_000}).encode()
     async with serving() as url:
         with connect(url) as client:
@@ -99,8 +100,8 @@ async def test_a_slow_body_is_read() -> None:
             start = time.monotonic()
             for at in range(0, len(text), 10_000):
                 await loop.sock_sendall(client, text[at : at + 10_000])
-                await asyncio.sleep(0.06)
-            assert time.monotonic() - start > body.SILENCE_SECONDS + 0.3
+                await asyncio.sleep(0.1)
+            assert time.monotonic() - start > body.SILENCE_SECONDS + 0.2
             assert (await read_until(client, b"\r\n")).startswith(b"HTTP/1.1 200")
 
 

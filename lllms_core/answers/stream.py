@@ -1,7 +1,7 @@
 """The answer to one request, as a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +11,9 @@ from lllms_core.answers.answer import Answer, choices
 from lllms_core.errors import LllmsError
 from lllms_core.queries import AnyRequest
 from lllms_core.types import Delta, Finish
+
+PassOn = Callable[[Sequence[Delta]], bool]
+"""Takes deltas on the spot, in a callback of the event loop; False if it does not."""
 
 
 class Stream:
@@ -43,6 +46,12 @@ class Stream:
         self._begun = False
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
+        self._pass_on: PassOn | None = None
+        self._passing = False
+        """Whether a callback is due that passes deltas on."""
+        self._passed_at = 0.0
+        """When one last did, on the clock of the event loop."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._ended = False
 
@@ -75,8 +84,13 @@ class Stream:
         if delta.error is not None and (delta.text or delta.reasoning or delta.calls):
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(True)
+        arrived = self._arrived
+        if arrived is not None and not arrived.done():
+            if self._pass_on is None or self._ended:
+                arrived.set_result(True)
+            elif not self._passing:  # later, with everything else that is being read from the worker
+                self._passing = True
+                arrived.get_loop().call_soon(self._pass)
         if self._ended:
             self.error = delta.error
             self._leave()
@@ -85,21 +99,26 @@ class Stream:
         """End the answer with an error."""
         self.put(Delta(self.request.id, error=error))
 
-    async def wait(self, seconds: float | None = None) -> bool:
-        """Wait for something to take, without taking it; return whether it came within `seconds` (None: no limit)."""
+    async def wait(self, seconds: float | None = None, pass_on: PassOn | None = None) -> bool:
+        """Wait for something to take, without taking it; return whether it came within `seconds` (None: no limit).
+
+        With `pass_on`, what comes meanwhile is passed on to that, which spares the switch to this task, and only what
+        it does not take, or the end of the answer, ends the wait; `seconds` count from the last time that it took
+        something. Raises what it raises.
+        """
         if self._deltas or self.finish is not None or self._closed:
             return True
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[bool] = loop.create_future()
-        self._arrived = arrived
+        self._arrived, self._pass_on = arrived, pass_on
         # This runs for every token, and asyncio.timeout would cost several times as much.
-        timer = None if seconds is None else loop.call_later(seconds, _give_up, arrived)
+        self._timer = None if seconds is None else loop.call_later(seconds, self._give_up, arrived, seconds)
         try:
             return await arrived
         finally:
-            self._arrived = None
-            if timer is not None:
-                timer.cancel()
+            self._arrived = self._pass_on = None
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def take(self) -> list[Delta]:
         """Return every delta that has arrived, at least one; an empty list means that the answer is complete.
@@ -149,6 +168,32 @@ class Stream:
                 self._cancel(self)
                 self._leave()
 
+    def _pass(self) -> None:
+        """Pass on what has arrived, or end the wait for it."""
+        self._passing = False
+        arrived, pass_on, deltas = self._arrived, self._pass_on, self._deltas
+        if not deltas or pass_on is None or arrived is None or arrived.done():
+            return
+        try:
+            passed = pass_on(deltas)
+        except Exception as error:  # noqa: BLE001  # it belongs to the reader of this stream
+            self._deltas = []
+            arrived.set_exception(error)
+            return
+        if passed:
+            self._deltas = []
+            self._passed_at = arrived.get_loop().time()
+        else:
+            arrived.set_result(True)
+
+    def _give_up(self, arrived: asyncio.Future[bool], seconds: float) -> None:
+        loop = arrived.get_loop()
+        left = self._passed_at + seconds - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._give_up, arrived, seconds)
+        elif not arrived.done():
+            arrived.set_result(False)
+
     def _leave(self) -> None:
         left, self.left = self.left, None
         if left is not None:
@@ -161,8 +206,3 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _give_up(arrived: asyncio.Future[bool]) -> None:
-    if not arrived.done():
-        arrived.set_result(False)

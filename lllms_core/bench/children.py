@@ -72,6 +72,11 @@ class Child:
         self._process.stdin.write(f"{line}\n".encode())
         await self._process.stdin.drain()
 
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
+
     def failure(self, what: str) -> ChildFailed:
         """Return an error for this program, with the last lines of its stderr."""
         self._said.seek(0)

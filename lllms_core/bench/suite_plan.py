@@ -19,6 +19,9 @@ class Plan:
     clients: tuple[int, ...] = (1, 8)
     peers: tuple[str, ...] = ()
     """Commands that start other servers; `{file}` and `{port}` are filled in."""
+    sizes: tuple[int, ...] = ()
+    """Tokens of the prompts of the suites prompts, long and gaps, and of the system prompt of shared; by default each
+    has its own."""
     told: Callable[[str], None] = field(default=lambda _text: None)
     """Called with the current step, to show to the user."""
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from lllms_core.bench.comparisons import Comparison
 
-NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks", "swap", "start", "drafts")
+NAMES = (
+    "raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks", "swap", "start", "drafts",
+    "prompts", "long", "gaps", "shared", "stored", "short",
+)
 OWN_MODEL = "135m"
 
 
@@ -36,7 +39,13 @@ Suites; each compares in turns, in one run, and shows ratios with their targets:
   masks       answers constrained by a JSON schema against free ones, with a vocabulary of 152,000 tokens
   swap        from a request for a model that is not loaded to its first token, with room for one of two models
   start       from `lllms serve` to the first token
-  drafts      speculation: answers that repeat their prompt, and answers that do not, against a plain llama.cpp loop"""
+  drafts      speculation: answers that repeat their prompt, and answers that do not, against a plain llama.cpp loop
+  prompts     time to first token of 10, 300 and 3,000 tokens, in turns with other servers, and in blocks
+  long        the same of 8,000 and 32,000 tokens, with a small model
+  gaps        the longest wait for a token of those that generate while a prompt of 8,000 tokens is read
+  shared      64 conversations over 4 slots with one system prompt: how much is evaluated anew; turns per second
+  stored      1,000 stored sessions: the server's memory for them, and their cost to lookups
+  short       requests per second of short answers: the mock engine and a tiny model"""
 
 
 def _counts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -56,6 +65,7 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str | N
     "lllms bench --base-url http://127.0.0.1:3000/v1 --model tiny-chat --clients 1,4,8",
     "lllms bench --raw",
     "lllms bench --raw phi3.gguf --peer 'python -m llama_cpp.server --model {file} --port {port}'",
+    "lllms bench prompts gaps --peer 'llama-server -m {file} --port {port} -np 4 -c 65536'",
     "lllms bench --all --json figures.json",
 ))
 @click.argument("suites", nargs=-1, type=click.Choice(NAMES), metavar="[SUITE]...")
@@ -78,8 +88,11 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds of each comparison.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="COMMAND",
-    help="Another server for the suites raw, swap and start; {file} and {port} are filled in. Several are possible.",
+    help="Another server for the suites raw, swap, start, prompts, long, gaps, shared and short; {file} and {port} are "
+    "filled in. Several are possible.",
 )
+@click.option("--sizes", callback=_counts, metavar="N,N",
+              help="Tokens of the prompts of the suites prompts, long and gaps, or of the shared prompt of shared.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Also write all figures there; - writes them to stdout instead of the tables.")
 def bench(
@@ -100,6 +113,7 @@ def bench(
     everything: bool,
     rounds: int,
     peers: tuple[str, ...],
+    sizes: tuple[int, ...] | None,
     json_file: Path | None,
 ) -> None:
     """Measure speed: of any OpenAI server (--base-url), or of this one against the limits of this machine (SUITE).
@@ -123,9 +137,9 @@ def bench(
             figures = asyncio.run(_load_test(base_url, model, clients or (1, 4, 8), load, status.update))
             table = load_table(figures)
         else:
-            sizes = {"clients": clients or (1, 8), "rounds": rounds, "max_tokens": max_tokens,
-                     "prompt_tokens": prompt_tokens, "peers": peers}
-            findings = _compare(wanted, Path(raw_file) if raw_file else None, sizes, status.update)
+            settings = {"clients": clients or (1, 8), "rounds": rounds, "max_tokens": max_tokens,
+                        "prompt_tokens": prompt_tokens, "peers": peers, "sizes": sizes or ()}
+            findings = _compare(wanted, Path(raw_file) if raw_file else None, settings, status.update)
             figures = [finding.as_dict() for finding in findings]
             table = findings_table(findings)
     document = json.dumps(figures, indent=2)
@@ -161,7 +175,7 @@ def _console() -> "Console":
 
 
 def _compare(
-    wanted: Sequence[str], file: Path | None, sizes: Mapping[str, Any], told: Callable[[str], None],
+    wanted: Sequence[str], file: Path | None, settings: Mapping[str, Any], told: Callable[[str], None],
 ) -> "list[Comparison]":
     from lllms_core.bench.random_model import cached
     from lllms_core.bench.suite_plan import Plan
@@ -176,7 +190,7 @@ def _compare(
         if file is None and name not in WITHOUT_FILE:
             told("writing a model of random weights")
             measured = cached(MODELS.get(name, OWN_MODEL))
-        plan = Plan((measured or Path()).absolute(), told=told, **sizes)
+        plan = Plan((measured or Path()).absolute(), told=told, **settings)
         findings += asyncio.run(SUITES[name](plan))
     return findings
 

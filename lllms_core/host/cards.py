@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -47,6 +47,12 @@ class Cards:
         self._pool = pool
         self._looks: dict[str, Look] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget the looks at all models but these."""
+        for known in (self._looks, self._locks):
+            for name in known.keys() - names:
+                del known[name]
 
     async def abilities(self, entry: CatalogEntry) -> Abilities:
         """Return what a model can do. Raises `ModelLoadFailed` for a file that can never be loaded."""

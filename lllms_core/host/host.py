@@ -74,7 +74,7 @@ from lllms_core.status import (
 )
 from lllms_core.store import Fetcher, download_id
 from lllms_core.store.pulled import Pulled
-from lllms_core.store.weights import Weights, finder, open_store
+from lllms_core.store.weights import Weights, finder, open_store, recorded_hash
 from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
@@ -183,7 +183,7 @@ class Host:
         self.history.on_end(log.ended)
         self.pool = Pool.of(
             self.catalog, self.config.server, self.sessions, files, self.observers,
-            far=choose_placement(self.config, self.plugins),
+            far=choose_placement(self.config, self.plugins), recorded=partial(recorded_hash, self.store),
         )
         self._visibility = Visibility(self.catalog)
         self._index = SessionIndex(self.pool, self.sessions)
@@ -322,8 +322,8 @@ class Host:
                 check_config(config)
             except ConfigError as error:
                 raise ConfigError(f"it needs a restart, since with what stays until then: {error}") from error
-        recorded = self._pulls.recorded()
-        return self._compare(read, examined), lambda: self._take(config, examined, recorded)
+        pulled = self._pulls.recorded()
+        return self._compare(read, examined), lambda: self._take(config, examined, pulled)
 
     def _compare(self, new: Config, examined: Catalog) -> Changes:
         """Return what a configuration with these models changes in those that are served now."""
@@ -334,7 +334,7 @@ class Host:
         gone = (name for name in found.removed if name in self.config.models or not self._pulls.added(name))
         return evolve(found, removed=tuple(gone))
 
-    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled]) -> None:
+    def _take(self, config: Config, examined: Catalog, pulled: Sequence[Pulled]) -> None:
         """Put a configuration in force."""
         replaced = {*self._compare(config, examined).replaced}  # once more: clients may have fetched models meanwhile
         before = {entry.name: entry for entry in self.catalog.entries}
@@ -344,10 +344,12 @@ class Host:
             [_continued(before[one.name], one) if one.name in kept else one for one in examined.entries],
             examined.problems,
         )
-        self._pulls.reconfigure(config, [*before.values()], recorded)
+        self._pulls.reconfigure(config, [*before.values()], pulled)
         entries = self.catalog.entries
         models = {
-            entry.name: PoolModel.of(entry, self._files(entry), partial(self.catalog.place, entry.name))
+            entry.name: PoolModel.of(
+                entry, self._files(entry), partial(self.catalog.place, entry.name), partial(recorded_hash, self.store),
+            )
             for entry in entries
         }
         fresh = {entry.name for entry in entries if entry.name not in before or entry.name in replaced}
@@ -359,6 +361,9 @@ class Host:
             in_memory = self.sessions.store.in_memory
             self.sessions.limits = session_limits(config.server, config.sessions, in_memory=in_memory)
         self.pool.reconfigure(models, config.server, fresh, unfit)
+        self._cards.keep(models)
+        for name in self._foreseen.keys() - models.keys():
+            del self._foreseen[name]
         wanted = {entry.source for entry in entries}
         for entry in before.values():
             if entry.source is not None and entry.source not in wanted:
@@ -570,8 +575,8 @@ class Host:
         return self._visibility.of_models(self.pool.failed_loads())
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
-        """Return the running downloads, then those that failed last time."""
-        return self._visibility.of_downloads(self.fetcher.statuses)
+        """Return the running downloads, to this machine and to others, then those that failed last time."""
+        return self._visibility.of_downloads([*self.pool.fetches(), *self.fetcher.statuses])
 
     def download_of(self, source: str) -> DownloadStatus | None:
         """Return the progress of a source's running download; None if there is none."""
@@ -579,7 +584,9 @@ class Host:
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
-        return self._visibility.shows_download(download_id) and self.fetcher.cancel(download_id)
+        if not self._visibility.shows_download(download_id):
+            return False
+        return any([self.fetcher.cancel(download_id), self.pool.cancel_fetch(download_id)])
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
         """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
@@ -621,7 +628,7 @@ class Host:
         )
 
     def _with_download(self, model: str, waiting: Waiting | None) -> Waiting | None:
-        if waiting is None or waiting.state != "downloading":
+        if waiting is None or waiting.state != "downloading" or waiting.download is not None:
             return waiting
         source = self.catalog.get(model).source
         download = None if source is None else self.fetcher.status(source)

@@ -14,7 +14,7 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
 from lllms_core.store import Fetcher
 from lllms_core.store.pulled import Pulled, read_pulled, remember_pulled
-from lllms_core.store.weights import Weights, finder
+from lllms_core.store.weights import Weights, finder, recorded_hash
 
 LOG = logging.getLogger("lllms.host")
 
@@ -120,5 +120,7 @@ class Pulls:
         entry = self._catalog.add(name, model, self._config, self._plugins, find)
         if pool is not None:
             weights = Weights(self._fetcher, self._catalog, name, source, None)
-            pool.add(name, PoolModel.of(entry, weights, partial(self._catalog.place, name)))
+            pool.add(name, PoolModel.of(
+                entry, weights, partial(self._catalog.place, name), partial(recorded_hash, self._fetcher.store),
+            ))
         return entry

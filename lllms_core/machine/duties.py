@@ -1,10 +1,11 @@
-"""What a server's process owes to others while it runs: to its service manager, and as the first process."""
+"""What a server's process owes to others while it runs: to its service manager, as the first process, and memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from lllms_core.machine.first_process import Orphans, is_first
+from lllms_core.machine.heap import tend_heap
 from lllms_core.machine.service_manager import notify, watchdog_seconds
 
 ORPHANS_SECONDS = 3.0
@@ -13,8 +14,8 @@ ORPHANS_SECONDS = 3.0
 
 @asynccontextmanager
 async def duties() -> AsyncIterator[None]:
-    """Meanwhile tell a watchdog that the event loop turns, and as process 1 let orphans go."""
-    tasks: list[asyncio.Task[None]] = []
+    """Meanwhile give free memory back, tell a watchdog that the event loop turns, and as process 1 let orphans go."""
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(tend_heap())]
     if (seconds := watchdog_seconds()) is not None:
         tasks.append(asyncio.create_task(_repeat(lambda: notify("WATCHDOG=1"), seconds / 2)))
     if is_first():

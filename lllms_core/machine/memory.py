@@ -23,9 +23,9 @@ def usable_memory() -> int | None:
     return total if limit is None else min(total, limit)
 
 
-def cgroup_memory(membership: str, root: Path) -> int | None:
+def cgroup_memory(membership: str, root: str | Path) -> int | None:
     """Return the tightest memory limit, in bytes, of this process's cgroups; None without one. See `control_groups`."""
-    files = [group / names[0] for group in control_groups(membership, root, "memory") for names in _FILES]
+    files = [f"{group}/{names[0]}" for group in control_groups(membership, root, "memory") for names in _FILES]
     return min((int(text) for file in files if (text := read_text(file).strip()).isdecimal()), default=None)
 
 
@@ -36,7 +36,7 @@ def free_memory() -> int | None:
     """
     if sys.platform != "linux":
         return usable_memory()
-    known = [available_memory(read_text(Path("/proc/meminfo"))), cgroup_free(membership_text(), ROOT)]
+    known = [available_memory(read_text("/proc/meminfo")), cgroup_free(membership_text(), ROOT)]
     return min((size for size in known if size is not None), default=None)
 
 
@@ -49,7 +49,7 @@ def available_memory(meminfo: str) -> int | None:
     return None
 
 
-def cgroup_free(membership: str, root: Path) -> int | None:
+def cgroup_free(membership: str, root: str | Path) -> int | None:
     """Return the bytes that this process's cgroups leave it; None without a limit. See `control_groups`.
 
     Cached files that a group could release count as free, as they do for the machine.
@@ -57,9 +57,9 @@ def cgroup_free(membership: str, root: Path) -> int | None:
     frees = []
     for group in control_groups(membership, root, "memory"):
         for limit, usage, cached in _FILES:
-            most, used = read_text(group / limit).strip(), read_text(group / usage).strip()
+            most, used = read_text(f"{group}/{limit}").strip(), read_text(f"{group}/{usage}").strip()
             if most.isdecimal() and used.isdecimal():
-                stats = (line.partition(" ") for line in read_text(group / "memory.stat").splitlines())
+                stats = (line.partition(" ") for line in read_text(f"{group}/memory.stat").splitlines())
                 files = next((int(value) for name, _, value in stats if name == cached and value.isdecimal()), 0)
                 frees.append(max(0, int(most) - max(0, int(used) - files)))
     return min(frees, default=None)

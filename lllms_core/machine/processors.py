@@ -4,13 +4,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from math import floor
 from pathlib import Path
 
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
 
-_STAT = Path("/proc/stat")
-_LOAD = Path("/proc/loadavg")
+_STAT = "/proc/stat"
+_LOAD = "/proc/loadavg"
+_THREADS = "/proc/self/task"
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
@@ -26,7 +28,7 @@ def yield_quickly() -> None:
 
 def processor_features() -> frozenset[str] | None:
     """Return Linux's names of the processor's features, like `avx2` or `asimddp`; None if they are unknown."""
-    for line in read_text(Path("/proc/cpuinfo")).splitlines():
+    for line in read_text("/proc/cpuinfo").splitlines():
         name, _, rest = line.partition(":")
         if name.strip() in {"flags", "Features"}:
             return frozenset(rest.split())
@@ -47,7 +49,7 @@ def usable_cpus() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def cgroup_cores(membership: str, root: Path) -> float | None:
+def cgroup_cores(membership: str, root: str | Path) -> float | None:
     """Return the tightest CPU quota, in cores, of this process's cgroups; None without one.
 
     See `control_groups` for the arguments.
@@ -77,8 +79,13 @@ def runnable_tasks(load: str) -> int | None:
     return int(fields[3].partition("/")[0]) if len(fields) > 3 else None
 
 
+def running_threads(stats: Iterable[str]) -> int:
+    """Return how many threads run or wait for a core, from the texts of their /proc/PID/task/TID/stat."""
+    return sum(stat.rpartition(")")[2].split()[:1] == ["R"] for stat in stats)
+
+
 class CpuWatch:
-    """Measures how many cores other programs have left to this one since the last look; a look takes about 0.1 ms."""
+    """Measures how many cores other programs have left to this one; a look takes about 0.1 ms."""
 
     def __init__(
         self,
@@ -86,13 +93,14 @@ class CpuWatch:
         cpus: frozenset[int] | None = None,
         read_stat: Callable[[], str] = lambda: read_text(_STAT),
         read_load: Callable[[], str] = lambda: read_text(_LOAD),
+        read_threads: Callable[[], Iterable[str]] = lambda: _thread_stats(_THREADS),
         clock: Callable[[], float] = time.perf_counter,
         own_seconds: Callable[[], float] = time.process_time,
         ticks_per_second: int | None = None,
     ) -> None:
         self._cpus = usable_cpus() if cpus is None else cpus
         self._read_stat, self._clock, self._own_seconds = read_stat, clock, own_seconds
-        self._read_load = read_load
+        self._read_load, self._read_threads = read_load, read_threads
         self._hertz = ticks_per_second or (os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 100)
         self._last = self._look()
 
@@ -112,12 +120,15 @@ class CpuWatch:
         return len(self._cpus) - max(0.0, others)
 
     def spare_now(self) -> int | None:
-        """Return the cores that no other thread of the machine runs on or waits for at this moment; None if unknown.
+        """Return the cores that no other process runs on or waits for at this moment; None if unknown.
 
         Fewer than those that are free for this process, if others may not use its cores.
         """
         tasks = runnable_tasks(self._read_load())
-        return None if tasks is None else max(0, len(self._cpus) - (tasks - 1))
+        if tasks is None:
+            return None
+        # Ours are at least this one, and perhaps the one that has just received the request.
+        return len(self._cpus) - min(len(self._cpus), max(0, tasks - max(1, running_threads(self._read_threads()))))
 
     def _look(self) -> tuple[float, float, float] | None:
         stat = self._read_stat()
@@ -126,11 +137,19 @@ class CpuWatch:
         return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
 
 
-def _quotas(group: Path) -> Iterator[float]:
+def _thread_stats(folder: str) -> Iterator[str]:
+    """Yield the `stat` of each thread of a process; names of threads may hold any bytes."""
+    for thread in os.listdir(folder):  # noqa: PTH208  # no paths, see `read_text`
+        with suppress(OSError), open(f"{folder}/{thread}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            yield file.read()  # it has not ended meanwhile
+
+
+def _quotas(group: str) -> Iterator[float]:
     """Yield the CPU quota of a cgroup of version 2 or 1, if it has one."""
-    quota, _, period = read_text(group / "cpu.max").strip().partition(" ")
+    quota, _, period = read_text(f"{group}/cpu.max").strip().partition(" ")
     if quota not in {"", "max"}:
         yield int(quota) / int(period or 100_000)
-    quota, period = read_text(group / "cpu.cfs_quota_us").strip(), read_text(group / "cpu.cfs_period_us").strip()
+    quota = read_text(f"{group}/cpu.cfs_quota_us").strip()
+    period = read_text(f"{group}/cpu.cfs_period_us").strip()
     if quota not in {"", "-1"} and period:
         yield int(quota) / int(period)

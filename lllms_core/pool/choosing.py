@@ -20,6 +20,10 @@ class Option(Protocol):
     def place(self) -> str:
         """Its id."""
 
+    @property
+    def needs(self) -> Sequence[Need]:
+        """What an instance may need there: one, or several of automatic sizes, in descending order."""
+
     def decide(self, need: Need) -> Decision:
         """Decide about an instance there."""
 
@@ -33,18 +37,19 @@ class PlaceChoice:
     decision: Decision
 
 
-def choose(wanted: Need, options: Sequence[Option]) -> PlaceChoice:
-    """Decide about an instance that needs `wanted`, or one of its `smaller` needs, at one of the `options`, best first.
+def choose(options: Sequence[Option]) -> PlaceChoice:
+    """Decide about an instance that needs one of the needs of one of the `options`, which are in order, best first.
 
-    The whole need goes first, even if idle instances must be unloaded for it. A smaller one is taken rather than to
+    The largest needs go first, even if idle instances must be unloaded for one. A smaller one is taken rather than to
     wait for loading or busy instances, and rather than to give up. What only a wait can serve waits for the largest
     that can ever fit. Of the places the first with room is taken, or else the one where the least makes room.
     """
     waits: list[PlaceChoice] = []
-    for need in (wanted, *wanted.smaller):
+    for rank in range(max(len(option.needs) for option in options)):
         bounded: list[tuple[int, PlaceChoice]] = []
         unbounded: list[tuple[int, PlaceChoice]] = []
-        for option in options:
+        for option in [option for option in options if rank < len(option.needs)]:
+            need = option.needs[rank]
             decision = option.decide(need)
             match decision:
                 case Admit():
@@ -59,8 +64,8 @@ def choose(wanted: Need, options: Sequence[Option]) -> PlaceChoice:
             return min(bounded, key=_first)[1]
         if unbounded and not waits:
             waits.append(min(unbounded, key=_first)[1])
-    least = wanted.least
-    return waits[0] if waits else PlaceChoice(options[0].place, least, options[0].decide(least))
+    first = options[0]
+    return waits[0] if waits else PlaceChoice(first.place, first.needs[-1], first.decide(first.needs[-1]))
 
 
 def _first(ranked: tuple[int, PlaceChoice]) -> int:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve
 
@@ -18,18 +18,22 @@ from lllms_core.events import (
     LoadBegun,
     LoadEnded,
     Observer,
+    PlaceDeparted,
     RequestAssigned,
     RequestEnded,
+    RequestRequeued,
     RequestsWait,
     UnloadBegun,
 )
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need
-from lllms_core.pool.devices import free_of
+from lllms_core.pool.devices import free_of, limits_of
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.far_places import FarPlaces
+from lllms_core.pool.fleet import rough
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.load_files import LoadFiles, identified
 from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
@@ -38,6 +42,8 @@ from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry, PoolChange, Ticket
 from lllms_core.pool.waits import waiting
+from lllms_core.status import DownloadStatus
+from lllms_core.tracebacks import described
 from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
@@ -46,6 +52,14 @@ if TYPE_CHECKING:
     from lllms_core.footprint import Footprint
 
 LOG = logging.getLogger("lllms.pool")
+
+
+def _present(model: PoolModel) -> PoolModel | None:
+    """Return a model with the file to load, as it is here now; None if it is missing."""
+    if model.files is None:
+        return model
+    file = model.files.find()
+    return None if file is None else evolve(model, spec=evolve(model.spec, file=file))
 
 
 class Dispatcher:
@@ -73,8 +87,8 @@ class Dispatcher:
             far.arrived, far.departed = self._place_arrived, self._place_departed
         self._weighing: asyncio.TimerHandle | None = None
         self._shrinking: set[asyncio.Task[None]] = set()
-        self._preparing: dict[str, asyncio.Task[None]] = {}
-        """By model."""
+        self._preparing: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By model and place."""
         self._measuring: set[asyncio.Task[None]] = set()
         self._changes = 0
         """Counts the configurations: what was measured for a former one counts no more."""
@@ -101,12 +115,14 @@ class Dispatcher:
     def reconfigure(self, change: PoolChange) -> None:
         """Take a new configuration: see `Scheduler.reconfigure`. The table of models has its models by now."""
         self._changes += 1
-        for model in {*self.infos, *self._tried, *self._fingerprints, *self._preparing}:
-            if model in change.fresh or model not in change.models:
-                for known in (self.infos, self._tried, self._fingerprints):
-                    known.pop(model, None)
-                if (fetching := self._preparing.pop(model, None)) is not None:
-                    fetching.cancel()
+        gone = {*self.infos, *self._tried, *self._fingerprints, *(model for model, _ in self._preparing)}
+        for model in {model for model in gone if model in change.fresh or model not in change.models}:
+            for known in (self.infos, self._tried, self._fingerprints):
+                known.pop(model, None)
+            if self._far is not None:
+                self._far.forget(model)
+            for key in [key for key in self._preparing if key[0] == model]:
+                self._preparing.pop(key).cancel()
         self.apply(self.scheduler.reconfigure(change, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------------------
@@ -140,10 +156,10 @@ class Dispatcher:
         match effect:
             case Start():
                 self._start_instance(effect)
-            case Prepare(model):
-                self._prepare(model)
-            case Measure(model):
-                self._measure(model)
+            case Prepare(model, place):
+                self._prepare(model, place)
+            case Measure():
+                self._measure(effect)
             case ShrinkSessions(size):
                 self._shrink_sessions(size)
             case Assign(ticket, instance):
@@ -161,11 +177,11 @@ class Dispatcher:
             case Start(instance):
                 self.instances.pop(instance, None)
                 self.apply(self.scheduler.gone(instance, f"{type(error).__name__}: {error}", time.monotonic()))
-            case Prepare(model):
+            case Prepare(model, place):
                 failed = ModelLoadFailed(f"could not fetch the files of model '{model}': {error}")
-                self.apply(self.scheduler.unprepared(model, failed, time.monotonic()))
-            case Measure(model):
-                self._measured(model, Need(WORKER))  # a load will tell what is wrong
+                self.apply(self.scheduler.unprepared(model, failed, time.monotonic(), place))
+            case Measure():
+                self._measured(effect, Need(WORKER))  # a load will tell what is wrong
             case ShrinkSessions():
                 self.apply(self.scheduler.shrunk(time.monotonic(), enough=False))
 
@@ -180,7 +196,7 @@ class Dispatcher:
             self.tell(RequestEnded(ticket, time.monotonic(), error=refusal))
             self.apply(self.scheduler.finished(ticket, time.monotonic()))
         else:
-            self.tell(RequestAssigned(ticket, instance.id, time.monotonic()))
+            self.tell(RequestAssigned(ticket, instance.id, time.monotonic(), instance.place))
 
     def _refuse(self, ticket: str, refusal: LllmsError) -> None:
         self.waiting.pop(ticket).fail(refusal)
@@ -195,7 +211,7 @@ class Dispatcher:
             "grown": ", because all instances together have grown above the memory limit",
             "changed": ", because the configuration has changed",
         }
-        LOG.info("unloading %s%s", instance.id, why[stop.cause])
+        LOG.info("unloading %s%s", instance.label, why[stop.cause])
         self.tell(UnloadBegun(instance.id, instance.model, stop.cause, time.monotonic(), stop.room_for))
         instance.close()
 
@@ -203,6 +219,12 @@ class Dispatcher:
         """Tell what a waiting request waits for; nothing if it has a slot that it is about to get."""
         if (ticket := self.scheduler.waiting.get(request_id)) is not None:
             self._tell_wait(ticket, request_id)
+
+    def fetch_of(self, model: str) -> DownloadStatus | None:
+        """Return the fetch of a model's weights to another place that is the furthest; None if none runs."""
+        if self._far is None or model not in self._models:
+            return None
+        return self._far.fetches.of(self._models[model].source)
 
     def load_progress(self, instance_id: str) -> float:
         """Return how much of an instance's load is done; one whose files have changed is not being loaded, for now."""
@@ -217,65 +239,93 @@ class Dispatcher:
 
     def _tell_wait(self, ticket: Ticket, request_id: str | None) -> None:
         now = time.monotonic()
-        known = waiting(self.scheduler, ticket, None, self.load_progress, now)
+        known = waiting(self.scheduler, ticket, None, self, now)
         self.tell(RequestsWait(ticket.model, known.state, known.reason, now, request_id))
 
-    def _prepare(self, model: str) -> None:
-        files = self._models[model].files
-        assert files is not None  # noqa: S101  # only models with files are absent
+    def _prepare(self, model: str, place: str) -> None:
+        """Fetch the files of a model to this machine, or find them at another place, or fetch them there."""
+        entry, far = self._models[model], self._far
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            self.tell(FilesBegun(model, time.monotonic()))
+
+        async def get() -> bool:
+            """Return whether this machine has the files."""
+            if place == LOCAL or far is None:
+                assert entry.files is not None  # noqa: S101  # only models with files are absent
+                begin()
+                await entry.files.get()
+            elif (present := _present(entry)) is None:
+                return False
+            else:
+                await far.prepare(model, place, LoadFiles.of(present, present.spec), begin)
+            return True
+
+        def end(result: Literal["done", "failed", "cancelled"]) -> None:
+            if begun:
+                self.tell(FilesEnded(model, result, time.monotonic()))
 
         async def prepare() -> None:
-            self.tell(FilesBegun(model, time.monotonic()))
             try:
-                await files.get()
+                here = await get()
             except asyncio.CancelledError:
-                self.tell(FilesEnded(model, "cancelled", time.monotonic()))
+                end("cancelled")
                 raise
-            except LllmsError as error:
-                cancelled = isinstance(error, DownloadCancelled)
+            except Exception as error:  # noqa: BLE001  # else it would be fetched forever
+                failure = error if isinstance(error, LllmsError) else ModelLoadFailed(described(error))
+                cancelled = isinstance(failure, DownloadCancelled)
                 level = logging.INFO if cancelled else logging.ERROR
-                LOG.log(level, "could not fetch the files of %s: %s", model, error)
-                self.tell(FilesEnded(model, "cancelled" if cancelled else "failed", time.monotonic()))
-                self._preparing.pop(model, None)
-                self.apply(self.scheduler.unprepared(model, error, time.monotonic()))
+                LOG.log(level, "could not fetch the files of %s: %s", model, failure)
+                end("cancelled" if cancelled else "failed")
+                del self._preparing[model, place]
+                self.apply(self.scheduler.unprepared(model, failure, time.monotonic(), place))
             else:
-                self.tell(FilesEnded(model, "done", time.monotonic()))
-                self._preparing.pop(model, None)
-                self.apply(self.scheduler.prepared(model, time.monotonic()))
+                end("done")
+                del self._preparing[model, place]
+                now = time.monotonic()
+                told = self.scheduler.prepared if here else self.scheduler.vanished
+                self.apply(told(model, now, place))
 
-        self._preparing[model] = asyncio.create_task(prepare())
+        self._preparing[model, place] = asyncio.create_task(prepare())
 
-    def _measure(self, model: str) -> None:
+    def _measure(self, asked: Measure) -> None:
+        model = asked.model
         entry = self._models[model]
-        file = None if entry.files is None else entry.files.find()
-        spec = entry.spec if file is None else evolve(entry.spec, file=file)
+        spec = (_present(entry) or entry).spec
         self._fingerprints[model] = entry.look(spec.file).fingerprint
         change = self._changes
+        place = self.scheduler.fleet.places[asked.place]
+        alone = len(self._models) == 1
 
-        async def measure() -> None:
-            memory = self.scheduler.limits.memory
-            room = None if memory is None else memory.instances
-            alone = len(self._models) == 1
-
-            def look() -> Need:
+        def look() -> Need:
+            if place.id == LOCAL:
                 devices = self._watch.devices.find()
                 free = free_of(self._watch.devices.rooms)
-                return need_of(entry, spec, room, alone=alone, devices=devices, free=free)
+                return need_of(entry, spec, place.memory, alone=alone, devices=devices, free=free)
+            there = evolve(spec, devices=place.place.devices)
+            return need_of(
+                entry, there, rough(place.memory), alone=alone, devices=limits_of(place.devices), memory=asked.memory,
+            )
 
+        async def measure() -> None:
             need = await asyncio.to_thread(look)
             if change == self._changes:
-                self._measured(model, need)
+                self._measured(asked, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
         task.add_done_callback(self._measuring.discard)
 
-    def _measured(self, model: str, need: Need) -> None:
+    def _measured(self, asked: Measure, need: Need) -> None:
+        model = asked.model
         engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
         for size in (*need.smaller, need):
             learnt = self._watch.known(engine, model, fingerprint, size.told)
             self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
-        self.apply(self.scheduler.measured(model, need, time.monotonic()))
+        self.apply(self.scheduler.measured(model, need, time.monotonic(), asked.place, asked.memory))
         self._tell_waits()
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
@@ -336,34 +386,33 @@ class Dispatcher:
 
     def _start_instance(self, start: Start) -> None:
         instance_id, model = start.instance, start.model
-        entry = self._models[model]
-        if entry.files is not None:
-            file = entry.files.find()
-            if file is None:
-                asyncio.get_running_loop().call_soon(self._lost, instance_id)
-                return
-            entry = evolve(entry, spec=evolve(entry.spec, file=file))
-        footprint = entry.look(entry.spec.file)
-        if self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
+        entry = _present(self._models[model])
+        if entry is None:
+            asyncio.get_running_loop().call_soon(self._lost, instance_id)
+            return
+        footprint, files = entry.look(entry.spec.file), LoadFiles.of(entry, entry.spec)
+        far = None if start.place == LOCAL else self._far
+        spec = identified(files, entry.spec) if far is None else far.moved(entry.spec, start.place, files)
+        if spec is None or self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
             asyncio.get_running_loop().call_soon(self._outdated, instance_id)
             return
-        LOG.info("loading %s", instance_id)
-        self.tell(LoadBegun(instance_id, model, time.monotonic()))
         terms = None
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        # The GPUs of another place have other names and sizes: its worker looks at them itself.
-        on_gpus = start.device_memory if start.place == LOCAL else None
-        spec = evolve(entry.spec, threads=start.threads, memory=start.memory, device_memory=on_gpus)
+        spec = evolve(spec, threads=start.threads, memory=start.memory, device_memory=start.device_memory)
         load = Load(entry.engine, spec, terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
-        instance = Instance(instance_id, model, self, patience, footprint)
+        known = self.scheduler.fleet.places.get(start.place)
+        place = "" if start.place == LOCAL or known is None else known.place.name
+        instance = Instance(instance_id, model, self, patience, footprint, place=place)
         self.instances[instance_id] = instance
-        if start.place == LOCAL or self._far is None:
+        LOG.info("loading %s", instance.label)
+        self.tell(LoadBegun(instance_id, model, time.monotonic(), place))
+        if far is None:
             instance.start(self._spares.start(load, entry.isolation, instance))
         else:
-            instance.start(self._far.start(load, entry, start.place, instance))
+            instance.start(far.start(load, start.place, instance))
 
     def _settle_spares(self) -> None:
         """Keep as many spare workers as wanted, while they are not in the way."""
@@ -424,9 +473,11 @@ class Dispatcher:
         """An instance is ready."""
         if self.scheduler.instances[instance.id].retired:
             return  # it is being ended
-        LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
+        LOG.info("loaded %s: %d slots of %d tokens", instance.label, info.slots, info.context_length)
         self.infos[instance.model] = info
-        self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, time.monotonic()))
+        self.tell(LoadEnded(
+            instance.id, instance.model, instance.load_seconds, time.monotonic(), place=instance.place,
+        ))
         self.apply(self.scheduler.loaded(instance.id, info.slots, time.monotonic()))
         self._weigh(instance, instance.load_seconds)
         self._weigh_later()
@@ -456,6 +507,8 @@ class Dispatcher:
     def gone(self, instance: Instance, reason: str) -> None:
         """An instance's worker has ended."""
         entry, now = self.scheduler.instances[instance.id], time.monotonic()
+        if instance.place and instance.place not in reason:
+            reason = f"{reason} (at {instance.place})"
         state, stopping = entry.state, self.scheduler.stopping
         starved = instance.starved and state != "closing" and not entry.retired and not stopping
         if starved:
@@ -468,9 +521,9 @@ class Dispatcher:
             return
         effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
         if state == "closing" or stopping:
-            LOG.info("unloaded %s", instance.id)
+            LOG.info("unloaded %s", instance.label)
         elif state == "loading":
-            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason))
+            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason, instance.place))
             self._tried[instance.model] = instance.footprint
             last = self.scheduler.setbacks.cooling(instance.model, now)
             LOG.error(
@@ -491,11 +544,17 @@ class Dispatcher:
         self.apply(self.scheduler.there(place, time.monotonic(), devices))
 
     def _place_departed(self, place: str, reason: str) -> None:
+        for key in [key for key in self._preparing if key[1] == place]:
+            self._preparing.pop(key).cancel()
         lost = [one for one in self.instances.values() if self.scheduler.instances[one.id].place == place]
         for instance in lost:
             del self.instances[instance.id]
         unanswered = {request for instance in lost for request in instance.unanswered}
-        self._lose(lost, self.scheduler.departed(place, time.monotonic(), unanswered), reason)
+        known = self.scheduler.fleet.places.get(place)
+        effects = self.scheduler.departed(place, time.monotonic(), unanswered)
+        if known is not None:
+            self.tell(PlaceDeparted(known.place.name, reason, time.monotonic()))
+        self._lose(lost, effects, reason)
 
     def _lose(self, lost: Sequence[Instance], effects: list[Effect], reason: str) -> None:
         """Give up instances that the scheduler knows to be lost, and hand it back what it has queued anew."""
@@ -504,6 +563,7 @@ class Dispatcher:
             self.tell(InstanceDied(instance.id, instance.model, time.monotonic()))
             for request_id in instance.unanswered & self.scheduler.waiting.keys():
                 self.waiting[request_id] = instance.release(request_id)
+                self.tell(RequestRequeued(request_id, instance.model, reason, time.monotonic()))
         self.apply(effects)
         for instance in lost:
             instance.abandon()

@@ -17,6 +17,11 @@ class Durations:
         self._requests: dict[str, float] = {}
         self._loads: dict[str, float] = {}
 
+    def forget(self, model: str) -> None:
+        """Forget a model that is gone."""
+        self._requests.pop(model, None)
+        self._loads.pop(model, None)
+
     def served(self, model: str, seconds: float) -> None:
         """Note how long a request held its slot."""
         _note(self._requests, model, seconds)

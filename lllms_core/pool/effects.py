@@ -26,16 +26,20 @@ class Start:
 
 @frozen
 class Prepare:
-    """Fetch a model's missing files."""
+    """Fetch a model's missing files; to another place, after they were looked for there."""
 
     model: str
+    place: str = LOCAL
 
 
 @frozen
 class Measure:
-    """Find out how much memory an instance of a model needs."""
+    """Find out how much memory an instance of a model needs at a place, and at all others of its kind."""
 
     model: str
+    place: str = LOCAL
+    memory: int | None = None
+    """The `ModelSpec.memory` with which it would be loaded; None: automatic sizes are chosen for the place."""
 
 
 @frozen

@@ -4,16 +4,38 @@ Every change of an instance goes through here. `touched` and `moved` tell those 
 what has changed.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
 
 from attrs import Factory, define
 
-from lllms_core.placements import Place
+from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need, used
 from lllms_core.pool.state import InstanceEntry, ModelLimits, Ticket
 
 NO_DEVICES: Mapping[str, DeviceRoom] = MappingProxyType({})
+
+
+KIND_BITS = 6
+"""Places are of one kind if the first binary digits of their memory, this many, are equal: twins differ by less."""
+
+Kind = Hashable
+"""Of a place: models need the same memory at all places of one kind."""
+
+
+def kind_of(place: Place, devices: Mapping[str, DeviceRoom]) -> Kind:
+    """Return the kind of a place."""
+    if place.id == LOCAL:
+        return LOCAL
+    return rough(place.memory), tuple(sorted((name, room.limit) for name, room in devices.items()))
+
+
+def rough(memory: int | None) -> int | None:
+    """Return the memory of the smallest place of a kind."""
+    if memory is None:
+        return None
+    bits = max(0, memory.bit_length() - KIND_BITS)
+    return memory >> bits << bits
 
 
 @define(eq=False)
@@ -23,11 +45,12 @@ class PlaceEntry:
     place: Place
     devices: Mapping[str, DeviceRoom] = NO_DEVICES
     """The memory of its GPUs, by their names."""
+    kind: Kind = None
     instances: dict[str, InstanceEntry] = Factory(dict)
     working: dict[str, InstanceEntry] = Factory(dict)
     """Those that are busy, in the order in which they became so."""
     files: set[str] = Factory(set)
-    """The models whose files are known to be there, because an instance was loaded from them."""
+    """The models whose files are known to be there: they were found or fetched, or an instance was loaded from them."""
     used: int = 0
     """The bytes that its instances count for, mapped weights once."""
 
@@ -92,6 +115,12 @@ class Fleet:
         """The models with fewer instances than they keep."""
         self.doubted: dict[str, float] = {}
         """Until when places get no new instances, because one was lost with them, as it seemed."""
+        self.kinds: dict[Kind, str] = {}
+        """By kind: one of its places."""
+        self.fetching: dict[str, set[str]] = {}
+        """By model: the places that look for its files, or fetch them."""
+        self.bars: dict[tuple[str, str], tuple[float, str]] = {}
+        """By model and place: until when it is not loaded there, because its files could not be brought, and why."""
         self.over: set[str] = set()
         """The places whose instances count for more than they may take."""
         self._crews: set[str] = set()
@@ -120,9 +149,36 @@ class Fleet:
         """Return the number of requests that the instances of a model can run at once."""
         return sum(entry.slots for entry in self.alive(model))
 
-    def loads(self, model: str) -> bool:
-        """Whether an instance of a model is being loaded."""
-        return self._group(model).loading > 0
+    def begun(self, model: str) -> int:
+        """Return how many instances of a model are being loaded, or have their files fetched for that."""
+        return self._group(model).loading + len(self.fetching.get(model, ()))
+
+    def count(self, model: str) -> int:
+        """Return how many instances a model has, with those for which its files are being fetched."""
+        return len(self._group(model).all) + self.fetches(model)
+
+    def fetches(self, model: str) -> int:
+        """Return at how many places the files of a model are being looked for, or fetched."""
+        return len(self.fetching.get(model, ()))
+
+    def ready(self, model: str) -> int:
+        """Return how many instances of a model are ready."""
+        group = self._group(model)
+        return len(group.alive) - group.loading
+
+    def slots_of_one(self, model: str) -> int:
+        """Return how many requests an instance of a model can run at once; 1 before one is ready."""
+        return next((entry.slots for entry in self.alive(model) if entry.state == "ready"), 1)
+
+    def open_to(self, model: str) -> list[PlaceEntry]:
+        """Return the places where an instance of a model may be loaded now, if there is room."""
+        group = self._group(model)
+        begun = {entry.place for entry in group.alive.values() if entry.state == "loading"} if group.loading else set()
+        begun.update(self.fetching.get(model, ()))
+        return [
+            place for name, place in self.places.items()
+            if name not in self.doubted and name not in begun and (model, name) not in self.bars
+        ]
 
     def spare(self, model: str) -> int:
         """Return how many instances a model has beyond those that it keeps; negative if it has too few."""
@@ -155,8 +211,9 @@ class Fleet:
     def arrive(self, place: Place, devices: Mapping[str, DeviceRoom] = NO_DEVICES) -> None:
         """A place is there, or its facts have changed; `devices` are the memory of its GPUs."""
         entry = self.places.setdefault(place.id, PlaceEntry(place))
-        entry.place, entry.devices = place, devices
-        self.doubted.pop(place.id, None)
+        entry.place, entry.devices, entry.kind = place, devices, kind_of(place, devices)
+        self.kinds = {entry.kind: name for name, entry in self.places.items()}
+        self._reopen(place.id)
         self.limited = self.limited or place.memory is not None
         self.recount(place.id)
         self._crews.add(place.id)
@@ -165,14 +222,53 @@ class Fleet:
     def depart(self, place: str) -> None:
         """A place is gone, with all that was known of it; its instances have been removed."""
         del self.places[place]
+        self.kinds = {entry.kind: name for name, entry in self.places.items()}
         self.version += 1
         self.over.discard(place)
+        self._reopen(place)
+        for model in list(self.fetching):
+            self.fetched(model, place)
+
+    def _reopen(self, place: str) -> None:
+        """What spoke against a place may be over."""
         self.doubted.pop(place, None)
+        for key in [key for key in self.bars if key[1] == place]:
+            del self.bars[key]
 
     def trust(self, now: float) -> None:
-        """End the doubts whose time is over."""
+        """End the doubts and the bars whose time is over."""
         for place in [place for place, until in self.doubted.items() if until <= now]:
             del self.doubted[place]
+        for key in [key for key, (until, _) in self.bars.items() if until <= now]:
+            del self.bars[key]
+
+    def fetch(self, model: str, place: str) -> None:
+        """The files of a model are looked for at a place, and fetched there if need be."""
+        self.fetching.setdefault(model, set()).add(place)
+
+    def fetched(self, model: str, place: str, *, here: bool = False) -> bool:
+        """That has ended, and they are `here`, or not; return False if nobody expects that any more."""
+        places = self.fetching.get(model, set())
+        if place not in places:
+            return False
+        places.discard(place)
+        if not places:
+            del self.fetching[model]
+        if here:
+            self.places[place].files.add(model)
+        return True
+
+    def forget_files(self, model: str) -> None:
+        """The files of a model are others now: no place is known to have them, and each may get them."""
+        self.fetching.pop(model, None)
+        self.unbar(model)
+        for place in self.places.values():
+            place.files.discard(model)
+
+    def unbar(self, model: str) -> None:
+        """Try to get the files of a model at all places again."""
+        for key in [key for key in self.bars if key[0] == model]:
+            del self.bars[key]
 
     def add(self, entry: InstanceEntry) -> None:
         """An instance is being loaded."""

@@ -96,7 +96,10 @@ class LearntStore:
             if load_seconds is not None and known.load_seconds is not None:
                 load_seconds = (load_seconds + known.load_seconds) / 2
             new = known.merged(Learnt(private, load_seconds, self._clock()))
+            self._known.pop(key, None)
             self._known[key] = new
+            if len(self._known) > MOST:
+                del self._known[min(self._known, key=lambda one: self._known[one].used)]
             self.changed |= load_seconds is not None or new.private > NOTEWORTHY * known.private
         return new
 

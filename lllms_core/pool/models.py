@@ -8,7 +8,7 @@ from attrs import Factory, frozen
 
 from lllms_core.catalog import CatalogEntry
 from lllms_core.engines import Engine
-from lllms_core.footprint import Footprint
+from lllms_core.footprint import Footprint, option_paths
 from lllms_core.pool.state import ModelLimits
 from lllms_core.types import Isolation, ModelSpec
 
@@ -22,9 +22,22 @@ class ModelFiles(Protocol):
     async def get(self) -> Path:
         """Fetch missing files, and return the file to load. Raises `LllmsError`."""
 
+    @property
+    def remote(self) -> str:
+        """The source from which other machines can fetch them, too; "" if there is none."""
+
 
 Look = Callable[[Path | None], Footprint]
 """Returns the current footprint of a model with these weights."""
+
+
+Recorded = Callable[[Path], str]
+"""Returns the recorded hash of a file that has not changed since, in hexadecimal; "" if there is none."""
+
+
+def unrecorded(_file: Path) -> str:
+    """Know no hashes."""
+    return ""
 
 
 def _look_at_nothing(_file: Path | None) -> Footprint:
@@ -52,12 +65,15 @@ class PoolModel:
     look: Look = _look_at_nothing
     """Looks at the model's files before each load."""
     source: str = ""
-    """From which other places can fetch its file; "" if there is none."""
-    sha256: str = ""
-    """Of its file, in hexadecimal; "" if unknown."""
+    """From which other places can fetch its weights; "" if there is none."""
+    recorded: Recorded = unrecorded
+    """Knows the hashes of its files."""
 
     @classmethod
-    def of(cls, entry: CatalogEntry, files: ModelFiles | None = None, look: Look = _look_at_nothing) -> Self:
+    def of(
+        cls, entry: CatalogEntry, files: ModelFiles | None = None, look: Look = _look_at_nothing,
+        recorded: Recorded = unrecorded,
+    ) -> Self:
         """Return a model of the catalog, with its `files` if they may have to be fetched."""
         config = entry.config
         return cls(
@@ -74,6 +90,11 @@ class PoolModel:
             prepare=config.prepare != "on-demand",
             blocking=config.blocking,
             look=look,
-            source=entry.source or "",
-            sha256=config.sha256 or "",
+            source="" if files is None else files.remote,
+            recorded=recorded,
         )
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a load reads files."""
+        return self.spec.file is not None or self.files is not None or any(option_paths(self.spec.options))

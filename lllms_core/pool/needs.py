@@ -47,14 +47,14 @@ reserve is left are counted by then."""
 
 def need_of(
     model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False,
-    devices: Mapping[str, int] = NO_DEVICES, free: Mapping[str, int] | None = None,
+    devices: Mapping[str, int] = NO_DEVICES, free: Mapping[str, int] | None = None, memory: int | None = None,
 ) -> Need:
     """Return what an instance takes; may read the file's header, from any thread.
 
     `room` are the bytes for all instances together, of which automatic sizes take a share, a larger one if the model is
     `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU, and `free` is what other
-    programs leave of these. Where nothing is known it is only what a worker takes: whatever is wrong, the load will
-    tell.
+    programs leave of these. With `memory` it is an instance whose automatic sizes are chosen for this much. Where
+    nothing is known it is only what a worker takes: whatever is wrong, the load will tell.
     """
     worker = WORKER if model.isolation == "process" else 0
     given = None if model.memory is None else max(0, model.memory - worker)
@@ -64,6 +64,8 @@ def need_of(
     try:
         if model.memory is not None:
             return evolve(sizes.need(given), private=model.memory, shared=0, file=None)
+        if memory is not None:
+            return sizes.need(memory)
         with reading_once():
             return sizes.need() if room is None else sizes.automatic(room, ALONE if alone else AMONG_OTHERS)
     except Exception as error:  # noqa: BLE001  # of a plugin; a load reports its faults

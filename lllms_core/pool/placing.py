@@ -12,7 +12,7 @@ from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import Admit, Evict, Never, Shrink, Wait
 from lllms_core.pool.choosing import PlaceChoice
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, ShrinkSessions, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.fleet import Fleet
 from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import stays_for
@@ -75,6 +75,8 @@ class Placing:
         known = self._models.keys() - change.fresh
         for of_models in (self.absent, self.failed, self.again):
             of_models.intersection_update(known)
+        for model in [*change.fresh, *(name for name in self.fleet.fetching if name not in self._models)]:
+            self.fleet.forget_files(model)
         self.absent |= change.absent
         effects: list[Effect] = []
         for entry in list(self.fleet.instances.values()):
@@ -116,9 +118,11 @@ class Placing:
                     left.discard(model)
                 continue
             left.discard(model)  # earlier requests for its model go first
-            if self.fleet.alive(model):
-                plan.stays = self._is_waited_for
-                effects += self._make_room(model, plan, now)
+            plan.stays = self._is_waited_for
+            while self.fleet.alive(model) and (made := self._make_room(model, plan, now)):
+                effects += made
+                if not isinstance(made[0], Start | Prepare):
+                    break
         self.open = {
             model for model in self.open if model in self.queue.models and (model in left or self._is_open(model))
         }
@@ -148,9 +152,9 @@ class Placing:
         if not self.may_grow(model) or self._is_crowded(model):
             return []
         choice = self.seating.choose(model, plan)
+        if choice.decision == Admit() or self._lacks_files(model, choice):
+            return [self._begin(model, choice, now)]
         match choice.decision:
-            case Admit():
-                return [self.start(model, choice, now)]
             case Never():
                 return self.refuse_too_large(model)
             case Shrink(size):
@@ -206,7 +210,10 @@ class Placing:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
         effects: list[Effect] = []
         for model in self._lacking(kept):
-            match self.seating.decide(model):
+            choice = self.seating.choose(model)
+            match choice.decision:
+                case _ if choice.decision != Admit() and self._lacks_files(model, choice):
+                    effects.append(self._begin(model, choice, now))
                 case Shrink(size):
                     effects += self._shrink(size)
                 case Evict(victims):
@@ -262,18 +269,47 @@ class Placing:
         return self.refuse(lambda _: ModelTooLarge(text), self.queue.of(model))
 
     def may_grow(self, model: str) -> bool:
-        """Whether one more instance of this model may be loaded now: only one is loaded at a time."""
+        """Whether one more instance of this model may be loaded now, and its requests need it beside those that are."""
         return (
-            len(self.fleet.all(model)) < self._models[model].max_instances
-            and model not in self.absent
+            self._is_allowed(model)
             and self.seating.known(model)
-            and not self.fleet.loads(model)
+            and self._may_begin(model)
+            and (not self.fleet.begun(model) or (self._needs_more(model) and not self._is_ahead(model)))
+        )
+
+    def _is_allowed(self, model: str) -> bool:
+        """Whether a model may have one more instance, as far as that depends on nothing but itself."""
+        return (
+            self.fleet.count(model) < self._models[model].max_instances
+            and model not in self.absent
             and not (model in self.failed and self.fleet.alive(model))
         )
 
+    def _may_begin(self, model: str) -> bool:
+        """Whether one more load of a model may begin: one at a time at each place, and no more than have succeeded.
+
+        So its instances double in the time of a load, and a model that cannot be loaded is tried at one place.
+        """
+        begun = self.fleet.begun(model)
+        return not begun or (self.seating.several and begun < self.fleet.ready(model))
+
+    def _needs_more(self, model: str) -> bool:
+        """Whether more requests wait for a model than the instances that are being loaded can run."""
+        return self.queue.count(model) > self.fleet.begun(model) * self.fleet.slots_of_one(model)
+
+    def _is_ahead(self, model: str) -> bool:
+        """Whether another model that needs more instances, and may get them, has fewer: what is left of room is its."""
+        own = self.fleet.count(model)
+        return any(
+            self.fleet.count(other) < own and self._is_allowed(other) and self._needs_more(other)
+            and not self._is_crowded(other)
+            for other in self.queue.models
+        )
+
     def lacks(self, model: str) -> bool:
-        """Whether a model has fewer instances than it keeps, and none is being loaded."""
-        return model in self.fleet.lacking and not self.fleet.loads(model)
+        """Whether a model has fewer instances than it keeps, and one more may be loaded now."""
+        missing = -self.fleet.spare(model) - self.fleet.fetches(model)
+        return model in self.fleet.lacking and missing > 0 and self._may_begin(model)
 
     def _may_be_kept(self, model: str) -> bool:
         """Whether a missing instance that a model keeps may be loaded, if there is room."""
@@ -283,10 +319,25 @@ class Placing:
         """Load the missing instances that these models keep, as far as there is room."""
         effects: list[Effect] = []
         for model in self._lacking(kept):
-            choice = self.seating.choose(model)
-            if choice.decision == Admit():
-                effects.append(self.start(model, choice, now))
+            while self._may_be_kept(model) and (choice := self.seating.choose(model)).decision == Admit():
+                effects.append(self._begin(model, choice, now))
         return effects
+
+    def _lacks_files(self, model: str, choice: PlaceChoice) -> bool:
+        """Whether a place must get the files of a model before anything makes room there, if anything soon does."""
+        soon = choice.decision == Wait("closing") or not isinstance(choice.decision, Wait | Never)
+        return (
+            soon and self._models[model].files and choice.place != LOCAL
+            and model not in self.fleet.places[choice.place].files
+        )
+
+    def _begin(self, model: str, choice: PlaceChoice, now: float) -> Effect:
+        """Load an instance, after its place has got the files for it."""
+        if not self._lacks_files(model, choice):
+            return self.start(model, choice, now)
+        self.fleet.fetch(model, choice.place)
+        self.open.add(model)
+        return Prepare(model, choice.place)
 
     def share_cores(self) -> list[Effect]:
         """Divide the cores of each place among its busy instances, where these have changed."""

@@ -21,8 +21,9 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.placements import LOCAL
+from lllms_core.pool.budget import Need
 from lllms_core.pool.devices import DeviceWatch, free_of
+from lllms_core.pool.devices import limits_of as limits_on
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.fleet import PlaceEntry
@@ -30,24 +31,24 @@ from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
-from lllms_core.pool.models import ModelFiles, PoolModel
+from lllms_core.pool.models import ModelFiles, PoolModel, Recorded, unrecorded
 from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, spare_workers
+from lllms_core.pool.place_statuses import place_statuses
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.seating import on_devices
-from lllms_core.pool.shortages import never_fits
+from lllms_core.pool.shortages import fits_nowhere, never_fits
 from lllms_core.pool.spares import Spares
-from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
+from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolChange, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import (
     DeviceUse,
+    DownloadStatus,
     FailedLoad,
     InstanceStatus,
     Lack,
     MemoryUse,
-    PlaceStatus,
     PoolStatus,
     RequestStatus,
     Waiting,
@@ -94,7 +95,7 @@ class Pool:
         self._keeper = keeper
         self._tell = observer
         absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
-        all_limits = {name: model.limits for name, model in models.items()}
+        all_limits = {name: _limits(model) for name, model in models.items()}
         devices = DeviceWatch(lambda: [model.engine for model in list(self._models.values())], limits.gpu_memory)
         self._watch = MemoryWatch(learnt, keeper, devices)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look, local=far is None)
@@ -117,11 +118,11 @@ class Pool:
         keeper: SessionKeeper | None = None,
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
         observer: Observer = _ignore,
-        *, far: FarPlaces | None = None,
+        *, far: FarPlaces | None = None, recorded: Recorded = unrecorded,
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {
-            entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
+            entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name), recorded)
             for entry in catalog.entries
         }
         limits = limits_of(server, models)
@@ -130,7 +131,7 @@ class Pool:
     def add(self, name: str, model: PoolModel) -> None:
         """Accept requests for another model, whose files are here, and which keeps no instances."""
         self._models[name] = model
-        self._scheduler.add(name, model.limits)
+        self._scheduler.add(name, _limits(model))
 
     def reconfigure(
         self, models: Mapping[str, PoolModel], server: ServerConfig, fresh: AbstractSet[str],
@@ -149,7 +150,7 @@ class Pool:
         for name, model in models.items():
             known = old.get(name)
             self._models[name] = model if known is None or name in fresh else evolve(
-                known, limits=model.limits, prepare=model.prepare, blocking=model.blocking,
+                known, limits=model.limits, prepare=model.prepare, blocking=model.blocking, source=model.source,
             )
         fixed = self._scheduler.seating.fixed
         fixed.clear()
@@ -158,7 +159,7 @@ class Pool:
         self._spares.reconfigure(limits.spare_workers if self._far is None else 0, engines)
         self._watch.devices.reconfigure(limits.gpu_memory)
         self._dispatcher.reconfigure(PoolChange(
-            {name: model.limits for name, model in self._models.items()}, limits,
+            {name: _limits(model) for name, model in self._models.items()}, limits,
             fresh=fresh, unfit=unfit,
             absent={name for name in fresh if models[name].files is not None and models[name].spec.file is None},
             prepare={name for name, model in models.items() if model.prepare},
@@ -194,7 +195,8 @@ class Pool:
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._dispatcher.apply(self._scheduler.start(time.monotonic(), wanted))
-        while awaited & self._scheduler.preparing or self._scheduler.measuring or self._scheduler.fleet.loading:
+        scheduler, fleet = self._scheduler, self._scheduler.fleet
+        while awaited & scheduler.preparing or scheduler.measuring or fleet.loading or fleet.fetching:
             await self._dispatcher.change()
 
     def prepare(self, request: AnyRequest) -> Prepared:
@@ -289,7 +291,7 @@ class Pool:
             queue_size=limits.queue_size,
             cores=limits.cores,
             memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
-            places=() if self._far is None else tuple(map(_place_status, self._scheduler.fleet.places.values())),
+            places=() if self._far is None else tuple(place_statuses(self._scheduler.fleet, self._far.attendance, now)),
             spares=self._spares.statuses,
         )
 
@@ -307,6 +309,14 @@ class Pool:
                 for name, room in around.devices.items()
             ),
         )
+
+    def fetches(self) -> tuple[DownloadStatus, ...]:
+        """Return the fetches of weights to other places that run now."""
+        return () if self._far is None else self._far.fetches.statuses
+
+    def cancel_fetch(self, download_id: str) -> bool:
+        """Cancel the fetches with this id; return whether there were any."""
+        return self._far is not None and self._far.fetches.cancel(download_id)
 
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
@@ -350,11 +360,14 @@ class Pool:
 
         May read the file's header; in any thread. Raises `ModelUnknown` if it is not served any more.
         """
-        limit = self._scheduler.limits.memory
-        devices = NO_DEVICES if limit is None else self._watch.devices.find()
         known = self._models.get(model)
         if known is None:
             raise ModelUnknown(f"model '{model}' was removed from the configuration")
+        if self._far is not None:
+            needs = self._needs_elsewhere(known, spec)
+            return evolve(spec, memory=max(needs, key=lambda one: one[0].memory or 0)[1].memory) if needs else spec
+        limit = self._scheduler.limits.memory
+        devices = NO_DEVICES if limit is None else self._watch.devices.find()
         alone, free = len(self._models) == 1, free_of(self._watch.devices.rooms)
         return planned(known, spec, limit, alone=alone, devices=devices, free=free)
 
@@ -364,7 +377,11 @@ class Pool:
         May read the file's header; in any thread.
         """
         limit, known = self._scheduler.limits.memory, self._models.get(model)
-        if limit is None or known is None:
+        if known is None:
+            return ""
+        if self._far is not None:
+            return fits_nowhere([(place, need.least) for place, need in self._needs_elsewhere(known, spec)])
+        if limit is None:
             return ""
         watch = self._watch.devices
         alone = len(self._models) == 1
@@ -374,6 +391,18 @@ class Pool:
         )
         return never_fits(need.least, limit, watch.rooms)
 
+    def _needs_elsewhere(self, model: PoolModel, spec: ModelSpec) -> Sequence[tuple[PlaceEntry, Need]]:
+        """Return a place of each kind, and what an instance needs there."""
+        alone, fleet = len(self._models) == 1, self._scheduler.fleet
+        places = [fleet.places.get(place) for place in fleet.kinds.values()]
+        return [
+            (place, need_of(
+                model, evolve(spec, devices=place.place.devices), place.memory, alone=alone,
+                devices=limits_on(place.devices),
+            ))
+            for place in places if place is not None
+        ]
+
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
         return self._scheduler.positions(time.monotonic()).get(request_id)
@@ -382,7 +411,7 @@ class Pool:
         """Return why a request has no answer yet; None if its answer has begun, or if it has ended."""
         if (ticket := self._scheduler.waiting.get(request_id)) is not None:
             return waiting(
-                self._scheduler, ticket, self.position(request_id), self._dispatcher.load_progress, time.monotonic(),
+                self._scheduler, ticket, self.position(request_id), self._dispatcher, time.monotonic(),
             )
         ticket = self._scheduler.running.get(request_id)
         instance = None if ticket is None else self._dispatcher.instances.get(ticket.instance or "")
@@ -479,20 +508,13 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
-            place="" if entry.place == LOCAL else self._scheduler.fleet.places[entry.place].place.name,
+            place=instance.place,
             devices=entry.told.devices,
         )
 
 
-def _place_status(entry: PlaceEntry) -> PlaceStatus:
-    taken = on_devices(entry.instances.values())
-    return PlaceStatus(
-        entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
-        tuple(
-            DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
-            for name, room in entry.devices.items()
-        ),
-    )
+def _limits(model: PoolModel) -> ModelLimits:
+    return evolve(model.limits, files=model.has_files)
 
 
 def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:

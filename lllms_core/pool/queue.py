@@ -138,6 +138,10 @@ class Queue:
         """Return the number of requests that wait for each model."""
         return {model: sum(map(len, lines.values())) for model, lines in self._lines.items()}
 
+    def count(self, model: str) -> int:
+        """Return the number of requests that wait for a model."""
+        return sum(map(len, self._lines.get(model, {}).values()))
+
     def aged(self, ticket: Ticket, now: float) -> bool:
         """Whether a request has waited for so long that its model is loaded at the cost of others."""
         return ticket.arrived + self._max_wait <= now

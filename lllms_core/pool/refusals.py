@@ -22,6 +22,11 @@ def cooling_down(model: str, reason: str, seconds: float) -> LllmsError:
     )
 
 
+def cannot_load(ticket: Ticket, reason: str) -> LllmsError:
+    """Return the refusal of a request whose model has just failed to load, or to get its files to a place."""
+    return ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}")
+
+
 def removed(ticket: Ticket) -> LllmsError:
     """Return the refusal of a request whose model a new configuration lacks."""
     return ModelUnknown(f"model '{ticket.model}' was removed from the configuration while the request waited for it")

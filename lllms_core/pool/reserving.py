@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lllms_core.pool.budget import DeviceRoom, Need, Room, Seat, fits, used
-from lllms_core.pool.fleet import Fleet, PlaceEntry
+from lllms_core.pool.fleet import Fleet, Kind, PlaceEntry
 
 Lacking = Mapping[str, Sequence[tuple[str, Need]]]
 """By place: the models of kept instances that are missing, with the needs for which room is reserved there."""
 Rooms = Callable[[PlaceEntry], Room]
 
 
-def reserve(fleet: Fleet, models: Iterable[str], need_of: Callable[[str], Need], room_of: Rooms) -> Lacking:
+Sizes = Mapping[Kind, Sequence[Need]]
+"""By the kind of a place: what an instance of a model may need there, in descending order."""
+
+
+def reserve(fleet: Fleet, models: Iterable[str], sizes_of: Callable[[str], Sizes], room_of: Rooms) -> Lacking:
     """Find a place for each missing instance that one of the models keeps: where most is left beside other kept ones.
 
     Those that can never fit are left out.
@@ -22,9 +26,9 @@ def reserve(fleet: Fleet, models: Iterable[str], need_of: Callable[[str], Need],
     left = {name: (place.memory or 0) - used((), held[name]) for name, place in fleet.places.items()}
     found: dict[str, list[tuple[str, Need]]] = {}
     for model in [name for name in models if name in fleet.lacking]:
-        need = need_of(model)
+        sizes = sizes_of(model)
         for _ in range(-fleet.spare(model)):
-            place = _reserve_one(fleet, (need, *need.smaller), held, left, room_of)
+            place = _reserve_one(fleet, sizes, held, left, room_of)
             if place is None:
                 break
             name, size = place
@@ -35,22 +39,26 @@ def reserve(fleet: Fleet, models: Iterable[str], need_of: Callable[[str], Need],
 
 
 def _reserve_one(
-    fleet: Fleet, sizes: Sequence[Need], held: Mapping[str, Sequence[Need]], left: Mapping[str, int], room_of: Rooms,
+    fleet: Fleet, sizes: Sizes, held: Mapping[str, Sequence[Need]], left: Mapping[str, int], room_of: Rooms,
 ) -> tuple[str, Need] | None:
     """Return the place and the size of one kept instance beside those that are `held`; None if none fits."""
     if not left:
         return None
     roomiest = max(left, key=left.__getitem__)
 
-    def fits_at(name: str, size: Need) -> bool:
+    def fitting(name: str, rank: int) -> Need | None:
         place = fleet.places[name]
-        return _together(size, held[name], place.memory, room_of(place).devices if size.devices else {})
+        size = sizes[place.kind][rank] if rank < len(sizes[place.kind]) else None
+        if size is None:
+            return None
+        devices = room_of(place).devices if size.devices else {}
+        return size if _together(size, held[name], place.memory, devices) else None
 
-    for size in sizes:
-        if fits_at(roomiest, size):
+    for rank in range(max(map(len, sizes.values()))):
+        if (size := fitting(roomiest, rank)) is not None:
             return roomiest, size
         for name in sorted(left, key=lambda name: -left[name]):
-            if fits_at(name, size):
+            if (size := fitting(name, rank)) is not None:
                 return name, size
     return None
 

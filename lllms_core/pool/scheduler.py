@@ -4,15 +4,17 @@ Each method takes an event and its time, and returns the effects to carry out. T
 
 1. the request whose turn it is (`queue`) goes to the instance of its model that has a free slot and knows most of its
    conversation; requests for a model with an instance do not wait for those without;
-2. for a model without an instance one is loaded, and more for a model whose slots are full, one at a time, up to the
-   model's `max_instances`;
+2. for a model without an instance one is loaded, and more for a model whose slots are full, up to the model's
+   `max_instances`: one at a time, or at several places one at each, but no more at once than are ready;
 3. if there is no place or no memory for it, stored sessions in memory are given up, then idle instances of other models
    are unloaded: the cheapest set that suffices (`budget`); memory that other programs hold is waited for, and looked
    for every few seconds;
 4. if they do not suffice and the model has no instance, the instances that got their last requests longest ago are
    drained: they take no requests until they are idle, and the room that they leave is promised. But an instance serves
    its own requests first, for a bounded time (`residency`): that saves swaps, and nobody starves;
-5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to;
+5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to. The same
+   holds for each place of a placement: its files are found or fetched there before anything makes room, and if that
+   fails another place is tried;
 6. no request waits for more than `queue_timeout` seconds, or its own limit.
 
 Each place has its own memory, cores, GPUs and `max_instances`. A new instance goes to a place with room: first to one
@@ -41,24 +43,28 @@ from lllms_core.errors import (
     DownloadError,
     InvalidSource,
     LllmsError,
-    ModelLoadFailed,
+    PlaceLost,
     ShuttingDown,
     WrongFile,
 )
-from lllms_core.placements import Place
+from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import Admit, DeviceRoom, Evict, Need, Shrink, Wait
 from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.expiring import Expiring
 from lllms_core.pool.fleet import NO_DEVICES
+from lllms_core.pool.known_needs import Size
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
-from lllms_core.pool.refusals import cooling_down, queue_full, removed, replaced, waited_too_long
+from lllms_core.pool.refusals import cannot_load, cooling_down, queue_full, removed, replaced, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
 
 DOUBT = 5.0
 """Seconds in which a place gets no new instances after one was lost with it: by then its placement knows more."""
+BARRED = 60.0
+"""Seconds in which a place gets no new instances of a model whose files could not be got there, while there is another
+place for it; less if the facts of the place change."""
 
 
 class Scheduler:
@@ -88,8 +94,8 @@ class Scheduler:
         self.durations = Durations()
         self.preparing: set[str] = set()
         """Models whose files are being fetched."""
-        self.measuring: set[str] = set()
-        """Models whose needs are being found out."""
+        self.measuring: dict[tuple[str, Size], Measure] = {}
+        """The needs of models that are being found out."""
         self.stopping = False
         self._absent = self.placing.absent
         self._failed = self.placing.failed
@@ -134,6 +140,8 @@ class Scheduler:
         self._models.update(change.models)
         for model in gone | change.fresh:
             self.setbacks.clear(model)
+        for model in gone:
+            self.durations.forget(model)
         self.preparing -= gone | change.fresh
         self.measuring.clear()  # what is being measured may be out of date
         effects = self.placing.reconfigure(change)
@@ -144,17 +152,25 @@ class Scheduler:
         effects += self.placing.refuse(replaced, (one for one in waiting if one.model in change.unfit))
         return [*effects, *self._prepare(self._absent & change.prepare), *self._look_at_all(now)]
 
-    def prepared(self, model: str, now: float) -> list[Effect]:
-        """The files of a model have arrived."""
+    def prepared(self, model: str, now: float, place: str = LOCAL) -> list[Effect]:
+        """The files of a model have arrived, on this machine or at another place."""
+        if place != LOCAL:
+            return self._look_at_all(now) if self.fleet.fetched(model, place, here=True) else []
         self.preparing.discard(model)
+        self.fleet.forget_files(model)
         self.seating.forget(model)
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
         return self._look_at_all(now)
 
-    def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
-        """The files of a model could not be fetched; the next request tries again, and a kept model after its pause."""
+    def unprepared(self, model: str, error: LllmsError, now: float, place: str = LOCAL) -> list[Effect]:
+        """The files of a model could not be fetched; the next request tries again, and a kept model after its pause.
+
+        If they could not be brought to another place, they are tried at the next one first.
+        """
+        if place != LOCAL:
+            return self._not_brought(model, error, place, now) if self.fleet.fetched(model, place) else []
         self.preparing.discard(model)
         self._failed.add(model)
         if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
@@ -163,6 +179,33 @@ class Scheduler:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)
         return [*self.placing.refuse(lambda _: copy(error), self.queue.of(model)), *self._look_at_all(now)]
+
+    def _not_brought(self, model: str, error: LllmsError, place: str, now: float) -> list[Effect]:
+        if isinstance(error, PlaceLost):
+            self.fleet.doubted[place] = now + DOUBT
+            return self._look_at_all(now)
+        if not isinstance(error, DownloadCancelled):
+            self.fleet.bars[model, place] = now + BARRED, error.message
+            if self.seating.may_fit(model) or model in self.fleet.fetching:
+                return self._look_at_all(now)
+        self._failed.add(model)
+        self.fleet.unbar(model)  # the pause of the model bounds the tries from now on
+        if isinstance(error, DownloadCancelled):
+            self.setbacks.give_up(model, error.message)
+        else:
+            self.setbacks.note_load(model, error.message, now)
+        effects = [] if self.seating.alive(model) else self.placing.refuse(
+            lambda ticket: copy(error) if isinstance(error, DownloadCancelled) else cannot_load(ticket, error.message),
+            self.queue.of(model),
+        )
+        return [*effects, *self._look_at_all(now)]
+
+    def vanished(self, model: str, now: float, place: str) -> list[Effect]:
+        """The files of a model, which were to be brought to a place, have disappeared from this machine."""
+        if self.fleet.fetched(model, place):
+            self._absent.add(model)
+            self.seating.forget(model)
+        return self._look_at_all(now)
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
@@ -177,12 +220,20 @@ class Scheduler:
         entry = self.fleet.remove(instance)
         if not entry.retired:
             self.seating.forget(entry.model)
+            self.fleet.forget_files(entry.model)
         return self._look_at_all(now)
 
-    def measured(self, model: str, need: Need, now: float) -> list[Effect]:
-        """The need of an instance of a model is known."""
-        self.measuring.discard(model)
-        self.seating.needs[model] = need
+    def measured(
+        self, model: str, need: Need, now: float, place: str = LOCAL, memory: int | None = None,
+    ) -> list[Effect]:
+        """The need of an instance of a model is known, for a place and all others of its kind; see `Measure`."""
+        asked = Measure(model, place, memory)
+        sizes = [size for (_, size), effect in self.measuring.items() if effect == asked]
+        if not sizes and place in self.fleet.places:
+            sizes = [Size(self.fleet.places[place].kind, memory)]
+        for size in sizes:
+            self.measuring.pop((model, size), None)
+            self.seating.take(model, size, need, self.fleet.kinds)
         self.fleet.version += 1
         self.placing.open.add(model)
         return [*self.placing.refuse_too_large(model), *self._schedule(now)]
@@ -237,7 +288,8 @@ class Scheduler:
     def finished(self, ticket: str, now: float) -> list[Effect]:
         """A running request has ended, however, and its slot is free."""
         entry = self.queue.end(ticket)
-        self.durations.served(entry.model, now - entry.started)
+        if entry.model in self._models:
+            self.durations.served(entry.model, now - entry.started)
         self.fleet.finish(self.instances[entry.instance or ""], ticket, now)
         return self._schedule(now)
 
@@ -306,11 +358,10 @@ class Scheduler:
             self.setbacks.note(entry.model, reason, now, served=now - entry.ready_since)
         if entry.state == "loading":
             self.setbacks.note_load(entry.model, reason, now)
+            if entry.place in self.fleet.places:
+                self.fleet.places[entry.place].files.discard(entry.model)  # they may be what is wrong
         if entry.state == "loading" and not self.seating.alive(entry.model):
-            effects += self.placing.refuse(
-                lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
-                self.queue.of(entry.model),
-            )
+            effects += self.placing.refuse(lambda ticket: cannot_load(ticket, reason), self.queue.of(entry.model))
         return effects + self._schedule(now)
 
     def keep(self, model: str, ttl: float | None, now: float) -> str | None:
@@ -357,7 +408,7 @@ class Scheduler:
             times += [] if (expiry := self._expiring.first()) is None else [expiry]
             times += [at for model in self.fleet.lacking if (at := self.retry_at(model)) is not None]
             times += [] if self.placing.look_at is None else [self.placing.look_at]
-            times += self.fleet.doubted.values()
+            times += [*self.fleet.doubted.values(), *(until for until, _ in self.fleet.bars.values())]
         return min(times, default=None)
 
     def positions(self, now: float) -> Mapping[str, int]:
@@ -375,7 +426,7 @@ class Scheduler:
         if model in self._absent:
             return setback.retry_at
         if not self.seating.known(model):
-            return None if model in self.measuring else setback.retry_at
+            return None if any(model == measured for measured, _ in self.measuring) else setback.retry_at
         decision = self.seating.decide(model)
         looks = decision == Wait("machine") or (isinstance(decision, Wait) and self.seating.firm > 0)
         if isinstance(decision, Shrink) or looks:
@@ -396,7 +447,7 @@ class Scheduler:
         if self.stopping:
             return []
         self._now, self.placing.look_at = now, None
-        if self.fleet.doubted:
+        if self.fleet.doubted or self.fleet.bars:
             self.fleet.trust(now)
         kept = {model for model in self.fleet.lacking if not self.setbacks.paused(model, now)}
         self.placing.open |= self._notice()
@@ -427,14 +478,17 @@ class Scheduler:
         return [Prepare(model) for model in new]
 
     def _measure(self, models: AbstractSet[str]) -> list[Effect]:
-        new = sorted(model for model in models - self.measuring if not self.seating.known(model))
+        new = {
+            (model, size): Measure(model, self.fleet.kinds[size.kind], size.memory)
+            for model in sorted(models) for size in self.seating.unknown(model) if (model, size) not in self.measuring
+        }
         self.measuring.update(new)
-        return [Measure(model) for model in new]
+        return [*new.values()]
 
     def _refuse_expired(self, now: float) -> list[Effect]:
         return self.placing.refuse(
             lambda ticket: waited_too_long(
-                ticket, self.limits, self._retry_after(ticket), fetching=ticket.model in self.preparing,
+                ticket, self.limits, self._retry_after(ticket), fetching=self.fetches(ticket.model),
                 shortage=self.seating.shortage(ticket.model),
             ),
             self.queue.expired(now),
@@ -445,6 +499,10 @@ class Scheduler:
         return [
             self.placing.stop(instance) for instance in self._expiring.due(now) if self.fleet.spare(instance.model) > 0
         ]
+
+    def fetches(self, model: str) -> bool:
+        """Whether the files of a model are being fetched, to this machine or to another place."""
+        return model in self.preparing or model in self.fleet.fetching
 
     def idle_limit(self, instance: InstanceEntry) -> float | None:
         """Return the idle seconds after which an instance is unloaded; None: never."""

@@ -20,9 +20,9 @@ from lllms_core.pool.budget import (
     used,
 )
 from lllms_core.pool.choosing import PlaceChoice, choose
-from lllms_core.pool.fleet import Fleet, PlaceEntry
-from lllms_core.pool.known_needs import KnownNeeds
-from lllms_core.pool.reserving import Lacking, reserve
+from lllms_core.pool.fleet import Fleet, Kind, PlaceEntry
+from lllms_core.pool.known_needs import HERE, KnownNeeds, Size
+from lllms_core.pool.reserving import Lacking, Sizes, reserve
 from lllms_core.pool.residency import Stays
 from lllms_core.pool.shortages import shortage, too_large, too_large_everywhere, too_large_for
 from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings
@@ -83,8 +83,26 @@ class Seating(KnownNeeds):
         return self._fleet.spare(model)
 
     def known(self, model: str) -> bool:
-        """Whether the need of a model is known, or does not matter."""
-        return model in self.needs or not self._fleet.limited
+        """Whether the needs of a model are known at all places, or do not matter."""
+        return not self.unknown(model)
+
+    def unknown(self, model: str) -> Sequence[Size]:
+        """Return what is to be found out before the next instance of a model gets its place."""
+        if not self._fleet.limited:
+            return ()
+        known, held = self.needs.get(model, {}), self._held_size(model)
+        found = [Size(kind) for kind in self._fleet.kinds if Size(kind) not in known]
+        if held is None:
+            return found
+        return found + [
+            Size(kind, held) for kind in self._fleet.kinds
+            if Size(kind) in known and Size(kind, held) not in known and kind != LOCAL
+            and all(need.memory != held for need in (known[Size(kind)], *known[Size(kind)].smaller))
+        ]
+
+    def _held_size(self, model: str) -> int | None:
+        """Return the `ModelSpec.memory` of the instances of a model; None: there are none, or it does not matter."""
+        return next((entry.need.memory for entry in self.alive(model)), None)
 
     def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
         """Count the next instances of a model with what is known of earlier ones; see `KnownNeeds`."""
@@ -163,27 +181,47 @@ class Seating(KnownNeeds):
 
     def choose(self, model: str, plan: RoomPlan = NO_PLAN) -> PlaceChoice:
         """Decide about room for one more instance of a model, where it goes, and its size if that is automatic."""
-        wanted, places = self._wanted(model), self._in_order(model)
+        return self._choose(model, self._in_order(model), plan)
+
+    def may_fit(self, model: str) -> bool:
+        """Whether an instance of a model can ever be loaded at a place where nothing bars its files."""
+        places = [place for name, place in self._fleet.places.items() if (model, name) not in self._fleet.bars]
+        return bool(places) and not isinstance(self._choose(model, places, NO_PLAN).decision, Never)
+
+    def _choose(self, model: str, places: Sequence[PlaceEntry], plan: RoomPlan) -> PlaceChoice:
         if not places:
-            return PlaceChoice("", wanted, Wait("busy"))
-        lacking = self._lacking()
-        return choose(wanted, [_Option(self, place, model, plan, lacking) for place in places])
+            return PlaceChoice("", Need(), Wait("busy"))
+        return choose(self._options(model, places, plan))
+
+    def _options(self, model: str, places: Sequence[PlaceEntry], plan: RoomPlan) -> "list[_Option]":
+        lacking, sizes = self._lacking(), self._sizes(model)
+        return [_Option(self, place, model, plan, lacking, sizes[place.kind]) for place in places]
 
     def _in_order(self, model: str) -> Sequence[PlaceEntry]:
         """Return the places for one more instance: first who has its file, then most memory left, then the emptiest."""
-        places = [place for name, place in self._fleet.places.items() if name not in self._fleet.doubted]
+        places = self._fleet.open_to(model)
         if len(places) > 1:
             places.sort(key=lambda one: (model not in one.files, -one.left, len(one.instances)))
         return places
 
-    def _wanted(self, model: str) -> Need:
-        """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
-        need = self.need(model)
+    def _sizes(self, model: str) -> Sizes:
+        """Return what the next instance may need: all of a model's instances hold requests of the same length."""
+        return {kind: self._size_of_others(model, kind) or sizes for kind, sizes in self._all_sizes(model).items()}
+
+    def _all_sizes(self, model: str) -> Sizes:
+        """Return what an instance may need, if it is the first."""
+        needs = {kind: self.need(model, Size(kind)) for kind in self._fleet.kinds}
+        return {kind: (need, *need.smaller) for kind, need in needs.items()}
+
+    def _size_of_others(self, model: str, kind: Kind) -> Sequence[Need]:
+        """Return the need of an instance like the others of a model; nothing if there are no others."""
+        need = self.need(model, Size(kind))
         for entry in self.alive(model):
             for size in (need, *need.smaller):
                 if size.memory == entry.need.memory:
-                    return evolve(size, smaller=()) if size.smaller else size
-        return need
+                    return (evolve(size, smaller=()) if size.smaller else size,)
+        held = Size(kind, self._held_size(model))
+        return (self.need(model, held),) if held.memory is not None and held in self.needs.get(model, {}) else ()
 
     def to_shed(self) -> list[str]:
         """Return the idle instances to unload because all at a place have together grown above its limit."""
@@ -212,10 +250,11 @@ class Seating(KnownNeeds):
         They go in the order in which they got their last requests, those that are staying last; of several places those
         at the one whose last of them was used the longest ago.
         """
-        lacking, places = self._lacking(), self._in_order(model)
+        places = self._in_order(model)
         if len(places) > 1:
             places = self._likely_to_drain(places, model, plan)
-        found = [drained for place in places if (drained := self._to_drain(place, model, plan, lacking))]
+        options = self._options(model, places, evolve(plan, stays=_leaves))
+        found = [drained for option in options if (drained := self._to_drain(option, plan))]
         return min(found, key=lambda drained: max(entry.used for entry in drained), default=())
 
     def _likely_to_drain(self, places: Sequence[PlaceEntry], model: str, plan: RoomPlan) -> Sequence[PlaceEntry]:
@@ -231,11 +270,8 @@ class Seating(KnownNeeds):
                 ages.append((min(used), place))
         return [place for _, place in nsmallest(MOST_DRAINED, ages, key=lambda one: one[0])]
 
-    def _to_drain(
-        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Lacking,
-    ) -> Sequence[InstanceEntry]:
-        option = _Option(self, place, model, evolve(plan, stays=_leaves), lacking)
-        need, seats = choose(self._wanted(model), [option]).need, option.seats
+    def _to_drain(self, option: "_Option", plan: RoomPlan) -> Sequence[InstanceEntry]:
+        need, seats, model = choose([option]).need, option.seats, option.model
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         entries = self._fleet.instances
         order = sorted(
@@ -244,34 +280,34 @@ class Seating(KnownNeeds):
                 plan.stays(entries[seat.instance]), seat.state == "loading", entries[seat.instance].used,
             ),
         )
-        return [entries[seat.instance] for seat in to_drain(need, seats, order, self.room(place))]
+        return [entries[seat.instance] for seat in to_drain(need, seats, order, self.room(option.entry))]
 
     def too_large(self, model: str) -> str | None:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
-        if model not in self.needs or not self._fleet.places:
+        if model not in self.needs or not self.known(model) or not self._fleet.places:
             return None
-        choice = self.choose(model)
+        options = self._options(model, [*self._fleet.places.values()], NO_PLAN)
+        choice = choose(options)
         if not isinstance(choice.decision, Never):
             return None
-        never, need, place = choice.decision, choice.need, self._fleet.places[choice.place]
-        if self.several:
-            place = max(self._fleet.places.values(), key=lambda one: one.memory or 0)
-            there = _Option(self, place, model, NO_PLAN, self._lacking()).decide(need)
-            kept = there.kept if isinstance(there, Never) and there.device is None else 0
-            return too_large_everywhere(need, kept, place.place.name, place.memory or 0)
-        if never.device is not None:
+        largest = max(options, key=lambda option: option.entry.memory or 0)
+        need, place = largest.needs[-1], largest.entry
+        there = largest.decide(need)
+        never = there if isinstance(there, Never) else choice.decision
+        if never.device is not None and not self.several:
             return too_large_for(never.device, need, never.kept, self.room(place).devices[never.device])
-        if self._limits.memory is not None and choice.place == LOCAL:
-            return too_large(need, never.kept, self._limits.memory, self.needs[model].least)
-        return too_large_everywhere(need, never.kept, place.place.name, place.memory or 0)
+        if self._limits.memory is not None and place.id == LOCAL:
+            return too_large(need, never.kept, self._limits.memory, self.needs[model][HERE].least)
+        return too_large_everywhere(need, never, place.place.name, place.memory or 0, place.devices)
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
-        if model not in self.needs or self.alive(model) or not self._fleet.limited:
+        if model not in self.needs or self.alive(model) or not self._fleet.limited or not self.known(model):
             return None
-        need, lacking = self.need(model).least, self._lacking()
+        lacking, sizes = self._lacking(), self._sizes(model)
         texts: list[str] = []
         for place in self._in_order(model):
+            need = sizes[place.kind][-1]
             seats = self.seats(place, model, NO_PLAN, lacking)
             room = evolve(self.room(place), most=len(seats) + 1)
             if fits(need, seats, room):
@@ -318,10 +354,10 @@ class Seating(KnownNeeds):
         if not self._fleet.lacking:
             return {}
         if not self.several:
-            return reserve(self._fleet, self._models, self.need, self.room)
+            return reserve(self._fleet, self._models, self._all_sizes, self.room)
         version, known = self._reserved
         if version != self._fleet.version:
-            known = reserve(self._fleet, self._models, self.need, self.room)
+            known = reserve(self._fleet, self._models, self._all_sizes, self.room)
             self._reserved = self._fleet.version, known
         return known
 
@@ -340,31 +376,32 @@ class _Option:
     """A place for one more instance of a model."""
 
     _seating: Seating
-    _entry: PlaceEntry
-    _model: str
+    entry: PlaceEntry
+    model: str
     _plan: RoomPlan
     _lacking: Lacking
+    needs: Sequence[Need]
     _known: list[Seat] | None = None
 
     @property
     def place(self) -> str:
-        return self._entry.id
+        return self.entry.id
 
     @property
     def seats(self) -> list[Seat]:
         if self._known is None:
-            self._known = self._seating.seats(self._entry, self._model, self._plan, self._lacking)
+            self._known = self._seating.seats(self.entry, self.model, self._plan, self._lacking)
         return self._known
 
     def decide(self, need: Need) -> Decision:
-        room = self._seating.room(self._entry)
+        room = self._seating.room(self.entry)
         if self._seating.several and self._is_crowded(need, room):
             return Wait("busy")
         return decide(need, self.seats, room)
 
     def _is_crowded(self, need: Need, room: Room) -> bool:
         """Whether it is plain that nothing can make room: then the seats need not be looked at one by one."""
-        entry = self._entry
+        entry = self.entry
         full = len(entry.instances) >= room.most or (room.limit is not None and entry.used + need.private > room.limit)
         return full and need.total <= (room.limit or 0) and not need.devices and all(
             one.running and not one.retired and one.id not in self._plan.leaving and not self._seating.keeps(one)

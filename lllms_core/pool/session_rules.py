@@ -53,12 +53,15 @@ def superseded(entries: Sequence[SessionEntry], space: str, tokens: TokenChain, 
 
 def victims(entries: Sequence[SessionEntry], more: int, limits: SessionLimits, now: float) -> list[str]:
     """Return the ids of the sessions to evict: the expired ones, then the least recently used to make room."""
-    dead = [e.id for e in entries if limits.ttl != NEVER and e.used + limits.ttl <= now]
-    kept = sorted((e for e in entries if e.id not in set(dead)), key=lambda entry: entry.used)
+    expired = {e.id for e in entries if limits.ttl != NEVER and e.used + limits.ttl <= now}
+    dead = [e.id for e in entries if e.id in expired]
+    kept = sorted((e for e in entries if e.id not in expired), key=lambda entry: entry.used)
     size = sum(e.size for e in kept) + more
-    while kept and size > limits.max_size:
-        size -= kept[0].size
-        dead.append(kept.pop(0).id)
+    for entry in kept:
+        if size <= limits.max_size:
+            break
+        size -= entry.size
+        dead.append(entry.id)
     return dead
 
 

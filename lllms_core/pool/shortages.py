@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from lllms_core.engines.room import way_out
-from lllms_core.pool.budget import DeviceRoom, Need, Room, Seat, lacking, on_device, scarce, used
+from lllms_core.pool.budget import DeviceRoom, Need, Never, Room, Seat, lacking, on_device, scarce, used
+from lllms_core.pool.fleet import PlaceEntry
 from lllms_core.pool.state import InstanceEntry, MemoryLimit
 from lllms_core.values.sizes import human_size
 
@@ -69,6 +70,26 @@ def never_fits(need: Need, memory: MemoryLimit, devices: Mapping[str, DeviceRoom
     return too_large(need, 0, memory) if need.total > memory.instances else ""
 
 
+def fits_nowhere(places: Sequence[tuple[PlaceEntry, Need]]) -> str:
+    """Return why an instance can never be loaded at any place, even if there is no other; "" if it can.
+
+    Each place comes with what the instance needs there.
+    """
+    found = [(place, need, _never(place, need)) for place, need in places]
+    if not found or any(never is None for _, _, never in found):
+        return ""
+    place, need, never = max(found, key=lambda one: one[0].memory or 0)
+    assert never is not None  # noqa: S101  # as for all of them
+    return too_large_everywhere(need, never, place.place.name, place.memory or 0, place.devices)
+
+
+def _never(place: PlaceEntry, need: Need) -> Never | None:
+    if place.memory is not None and need.total > place.memory:
+        return Never(0)
+    full = [name for name, size in need.devices.items() if name in place.devices and size > place.devices[name].limit]
+    return Never(0, full[0]) if full else None
+
+
 def too_large_for(device: str, need: Need, kept: int, room: DeviceRoom) -> str:
     """Describe an instance that can never fit into the memory of a GPU, and the way out."""
     beside = f", {human_size(kept)} of them for models that are kept loaded (min_instances)" if kept else ""
@@ -91,9 +112,16 @@ def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = No
     )
 
 
-def too_large_everywhere(need: Need, kept: int, place: str, limit: int) -> str:
-    """Describe an instance that fits at no place; `place` has the most memory, of which `limit` is for instances."""
+def too_large_everywhere(need: Need, never: Never, place: str, limit: int, devices: Mapping[str, DeviceRoom]) -> str:
+    """Describe an instance that fits at no place; `place` gives its instances the most memory, `limit`."""
+    kept, device = never.kept, never.device
     beside = f", {human_size(kept)} of them for models that are kept loaded (min_instances)" if kept else ""
+    if device is not None:
+        return (
+            f"an instance needs about {human_size(need.devices[device])} of the memory of a GPU, and {place}, which has"
+            f" the most memory, gives its instances {human_size(devices[device].limit)} of '{device}'{beside};"
+            f" {_advice(need)}, or add a machine with a larger one"
+        )
     return (
         f"an instance needs about {human_size(need.total)} of memory, and {place}, which has the most, gives its"
         f" instances {human_size(limit)}{beside}; {_advice(need)}, or add a larger machine"

@@ -84,6 +84,8 @@ class ModelLimits:
     """Seconds that an instance with work may show no sign of progress; 0: no limit."""
     priority: Priority = "normal"
     """That of its requests, unless they have their own."""
+    files: bool = False
+    """Whether a place other than this machine must get its files before a load."""
 
 
 @frozen

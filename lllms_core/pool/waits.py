@@ -1,23 +1,37 @@
 """What a queued request waits for; pure."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from lllms_core.pool.budget import Wait
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Ticket
-from lllms_core.status import Waiting
+from lllms_core.status import DownloadStatus, Waiting
+
+
+class KnowsProgress(Protocol):
+    """Knows how far loads and fetches are."""
+
+    def load_progress(self, instance_id: str) -> float:
+        """Return how much of an instance's load is done, 0 to 1."""
+
+    def fetch_of(self, model: str) -> DownloadStatus | None:
+        """Return the fetch of a model's weights to another place that is the furthest; None if none runs."""
 
 
 def waiting(
-    scheduler: Scheduler, ticket: Ticket, position: int | None, progress: Callable[[str], float], now: float,
+    scheduler: Scheduler, ticket: Ticket, position: int | None, progress: KnowsProgress, now: float,
 ) -> Waiting:
-    """Describe it; `progress` returns how much of an instance's load is done, 0 to 1."""
+    """Describe it."""
     model = ticket.model
     if model in scheduler.preparing:
         return Waiting("downloading", position)
     alive = scheduler.seating.alive(model)
+    if not alive and model in scheduler.fleet.fetching:
+        fetch = progress.fetch_of(model)  # without one, its files are being looked for
+        share = None if fetch is None or not fetch.total else fetch.done / fetch.total
+        return Waiting("downloading", position, share, download=fetch)
     if alive and all(instance.state == "loading" for instance in alive):
-        return Waiting("loading", position, max(progress(instance.id) for instance in alive))
+        return Waiting("loading", position, max(progress.load_progress(instance.id) for instance in alive))
     if alive:
         return Waiting("queued", position, reason=_why_alone(scheduler, model, now))
     if shortage := scheduler.seating.shortage(model):

@@ -23,6 +23,8 @@ LOG = logging.getLogger("lllms.store")
 
 AT_ONCE = 4
 """At most this many models are fetched at the same time; more wait."""
+MOST_FAILURES = 256
+"""Failed sources that are remembered; clients may name any number. The one whose pause ends first makes room."""
 CLOSE_SECONDS = 3.0
 """How long a cancelled download gets to record which bytes it has."""
 
@@ -163,7 +165,11 @@ class Fetcher:
             pause = pause if error.retry_after is None else error.retry_after
             error.retry_after = math.ceil(pause)
             status = evolve(download.status, state="failed", note=error.message)
-            self._failures[key] = _Failure(error, status, self._clock() + pause, count)
+            # A copy has no traceback, which would hold all that the download had in its hands.
+            self._failures[key] = _Failure(copy(error), status, self._clock() + pause, count)
+            if len(self._failures) > MOST_FAILURES:
+                others = (one for one in self._failures if one != key)
+                del self._failures[min(others, key=lambda one: self._failures[one].until)]
             return
         self._failures.pop(key, None)
         if error is None and not task.cancelled():

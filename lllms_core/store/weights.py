@@ -31,6 +31,12 @@ class Weights:
         self.fetcher.store.touch(self.source)
         return found.path
 
+    @property
+    def remote(self) -> str:
+        """The source, unless it names a file of this machine."""
+        downloader = self.fetcher.store.downloader(self.source)
+        return "" if downloader is None or downloader.local else self.source
+
     async def get(self) -> Path:
         """Return the file to load, once all files are here. Raises `DownloadError`."""
         model = await self.fetcher.get(self.source, self.sha256)
@@ -43,6 +49,12 @@ def open_store(config: Config, plugins: Plugins, environ: Mapping[str, str] = os
     offline = config.server.offline or is_true(environ.get("HF_HUB_OFFLINE", ""))
     downloaders = [provided.object for _, provided in sorted(plugins.downloaders.items())]
     return Store(config.server.models_dir, downloaders, offline)
+
+
+def recorded_hash(store: Store, file: Path) -> str:
+    """Return the hash of a file that a store has recorded, if the file has not changed since; else ""."""
+    found = store.stored(file)
+    return "" if found is None or found.sha256 is None else found.sha256
 
 
 def finder(store: Store) -> Find:

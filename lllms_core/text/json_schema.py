@@ -7,12 +7,14 @@ for the formats that engines enforce, and OpenAPI's `nullable` is supported.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cache
 from itertools import islice
 from time import thread_time
 from typing import Any
+from urllib.parse import clear_cache  # type: ignore[attr-defined]  # undocumented, and as old as the cache
 
 import regex
-from attrs import define, frozen
+from attrs import define, field, frozen
 from jsonschema import Draft7Validator, Draft201909Validator, Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend, validator_for
@@ -38,7 +40,8 @@ _LONGEST_REASON = 300
 _LONGEST_PATTERN = 10_000
 
 _Rule = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
-_EFFORT: ContextVar["_Effort"] = ContextVar("effort")
+_Expressions = dict[str, Any]
+"""Compiled expressions, by their texts."""
 
 
 class Unchecked(Exception):
@@ -49,17 +52,44 @@ class NoSchema(ValueError):
     """A JSON schema is invalid; the text says why."""
 
 
+@define
+class _Run:
+    """A check that is going on."""
+
+    deadline: float
+    """By the thread's processor time."""
+    expressions: _Expressions = field(factory=dict)
+    rules: int = 0
+    """How many have been evaluated."""
+
+    def spend(self, rules: int = 1) -> float:
+        """Count evaluated rules; return the seconds that are left. Raises `Unchecked` if nothing is."""
+        self.rules += rules
+        left = self.deadline - thread_time()
+        if left <= 0 and self.rules > _SMALL:
+            raise Unchecked("it takes too long")
+        return max(left, 0.0)
+
+
+_RUN: ContextVar[_Run] = ContextVar("run")
+
+
 class SchemaCheck:
-    """Checks values against one schema."""
+    """Checks values against one schema; nothing of it is kept for longer."""
 
     def __init__(self, schema: object, seconds: float = SECONDS) -> None:
         """Take any JSON value. Raises `NoSchema` if it is no schema, `Unchecked` if that takes too long to decide."""
         if not isinstance(schema, dict | bool):
             raise NoSchema("it is neither an object nor true or false")
         # Without a draft named in the schema, this one covers all supported keywords.
-        kind = validator_for(schema, default=Draft201909Validator)
-        meta = _bounded(kind)(kind.META_SCHEMA, registry=REGISTRY, format_checker=_formats({"regex": _is_expression}))
-        for error in _run(meta, schema, seconds, most=1):
+        try:
+            kind = validator_for(schema, default=Draft201909Validator)
+        except (AttributeError, TypeError, ValueError):
+            raise NoSchema("its '$schema' is not the address of a draft") from None
+        checker = _formats({"regex": _is_expression})
+        meta = _bounded_draft(kind)(kind.META_SCHEMA, registry=REGISTRY, format_checker=checker)
+        self._expressions: _Expressions = {}
+        for error in self._run(meta, schema, seconds, most=1):
             raise NoSchema(error.message[:_LONGEST_REASON])
         # Beside each other the library reads expressions without a limit.
         text = json.dumps(schema)
@@ -74,55 +104,46 @@ class SchemaCheck:
         """
         if self._limitless:
             raise Unchecked("it has 'unevaluatedProperties' beside 'patternProperties'")
-        errors = _run(self._validator, value, seconds, _MOST_ERRORS)
+        errors = self._run(self._validator, value, seconds, _MOST_ERRORS)
         return list(dict.fromkeys(map(_path, errors)))
 
-
-def _run(validator: Any, value: object, seconds: float, most: int) -> list[ValidationError]:  # untyped
-    token = _EFFORT.set(_Effort(thread_time() + seconds))
-    try:
-        return list(islice(validator.iter_errors(value), most))
-    except Unresolvable as error:
-        raise Unchecked(f"the schema refers to {error.ref!r}, which is not in it") from None
-    except RecursionError:
-        raise Unchecked("it is nested too deeply") from None
-    except Unchecked:
-        raise
-    except Exception as error:  # the library trusts schemas, and this one may have faults that no metaschema detects
-        raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
-    finally:
-        _EFFORT.reset(token)
-
-
-@define
-class _Effort:
-    """The limit of a running check."""
-
-    end: float
-    """By the thread's processor time."""
-    rules: int = 0
-    """How many have been evaluated."""
-
-    def spend(self, rules: int = 1) -> float:
-        """Count evaluated rules; return the seconds that are left. Raises `Unchecked` if nothing is."""
-        self.rules += rules
-        left = self.end - thread_time()
-        if left <= 0 and self.rules > _SMALL:
-            raise Unchecked("it takes too long")
-        return max(left, 0.0)
+    def _run(self, validator: Any, value: object, seconds: float, most: int) -> list[ValidationError]:  # untyped
+        token = _RUN.set(_Run(thread_time() + seconds, self._expressions))
+        try:
+            return list(islice(validator.iter_errors(value), most))
+        except Unresolvable as error:
+            raise Unchecked(f"the schema refers to {error.ref!r}, which is not in it") from None
+        except RecursionError:
+            raise Unchecked("it is nested too deeply") from None
+        except Unchecked:
+            raise
+        except Exception as error:  # the library trusts schemas; this one may have faults that no metaschema detects
+            raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
+        finally:
+            _RUN.reset(token)
+            # Both keep hundreds of texts, which clients wrote and may have made as long as a body.
+            regex.purge()
+            clear_cache()
 
 
 def _matches(pattern: str, text: str) -> bool:
     if len(pattern) > _LONGEST_PATTERN:
         raise Unchecked(f"an expression has more than {_LONGEST_PATTERN} characters")
-    left = _EFFORT.get().spend(_EXPRESSION_RULES)
+    left = _RUN.get().spend(_EXPRESSION_RULES)
     try:
         timeout = max(_PATIENCE * left, _EXPRESSION_SECONDS)
-        return regex.search(pattern, text, timeout=timeout, concurrent=True) is not None
+        return _compiled(pattern).search(text, timeout=timeout, concurrent=True) is not None
     except TimeoutError:
         raise Unchecked("it takes too long") from None
     except regex.error as error:
         raise Unchecked(f"the expression {pattern[:40]!r} cannot be read: {error}") from None
+
+
+def _compiled(pattern: str) -> Any:  # untyped
+    known = _RUN.get().expressions
+    if pattern not in known:
+        known[pattern] = regex.compile(pattern, cache_pattern=False)
+    return known[pattern]
 
 
 # -- the rules of keywords, where the library's are not enough ---------------------------------------------------------
@@ -138,7 +159,7 @@ class _Jump:
 def _timed(name: str, rule: _Rule) -> _Rule:
     """Return a rule that checks the time limit, and supports `nullable`."""
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:  # as the library's
-        _EFFORT.get().spend()
+        _RUN.get().spend()
         if instance is None and schema.get("nullable") is True and name not in {"enum", "const"}:
             return
         for error in rule(validator, value, instance, schema) or ():
@@ -179,7 +200,7 @@ def _additional_properties(
 
 def _unique_items(_: object, wanted: object, instance: object, __: object) -> Iterator[ValidationError]:
     if wanted is True and isinstance(instance, list):
-        _EFFORT.get().spend(len(instance))
+        _RUN.get().spend(len(instance))
         if len({*map(_key, instance)}) < len(instance):
             yield ValidationError("it has repetitions")
 
@@ -217,6 +238,12 @@ def _bounded(kind: Any, own: Mapping[str, _Rule] | None = None) -> Any:  # class
     return extend(kind, {name: _timed(name, rule) for name, rule in rules.items()})
 
 
+@cache
+def _bounded_draft(kind: Any) -> Any:
+    """Return the class for one of the library's drafts, which are few; each costs as much as a check."""
+    return _bounded(kind)
+
+
 _CHECKER = _bounded(Draft202012Validator, _OWN)
 KEYWORDS = frozenset(_CHECKER.VALIDATORS)
 """The keywords that are checked."""
@@ -226,7 +253,7 @@ def _is_expression(text: str) -> bool:
     if len(text) > _LONGEST_PATTERN:
         return True  # no check reads it
     try:
-        regex.compile(text)
+        _compiled(text)
     except regex.error:
         return False
     return True

@@ -95,6 +95,7 @@ class Connection:
                     self.app, self.config, self.context, group, ConnectionState({}), ssl=secure,
                     client=client, server=server, send=self._send, alpn_protocol="http/1.1",
                 )
+                protocol.offer(self)
                 await protocol.initiate()
                 reading = self._loop.create_task(self._read(protocol))
                 try:
@@ -140,6 +141,18 @@ class Connection:
         if self._state == "headers":
             return (2, self._since)
         return (3, self._heard) if self._protocol is not None and self._protocol.half_sent else None
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing waits to be sent, and it is not about to close."""
+        transport = self.transport
+        return not (
+            self._closing or self._sending.locked() or transport.is_closing() or transport.get_write_buffer_size()
+        )
+
+    def write_now(self, data: bytes) -> None:
+        """Write without waiting; call it only while it is `free`."""
+        self.transport.write(data)
 
     def stop(self) -> None:
         """Close it as soon as it serves no request."""

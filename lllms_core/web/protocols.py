@@ -14,6 +14,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 
 from lllms_core.web.bucket import Bucket
+from lllms_core.web.http1_body import DirectApp, Line
 from lllms_core.web.seldom import Seldom
 
 MOST_RESETS, RESETS_A_SECOND = 200, 20.0
@@ -30,6 +31,11 @@ class Protocols(ProtocolWrapper):
 
     A client that chose HTTP/2 in its TLS handshake sends the preface, too.
     """
+
+    def offer(self, line: Line) -> None:
+        """Let responses over HTTP/1 be written to the connection directly."""
+        if isinstance(self.protocol, H11Protocol):
+            self.protocol.app = DirectApp(self.app, self.protocol, line)
 
     async def handle(self, event: Event) -> None:
         """Handle an event of the connection."""

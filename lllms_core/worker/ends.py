@@ -6,11 +6,11 @@ no request are shown, including those of crashing programs.
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
 from collections import deque
-from pathlib import Path
 
 from attrs import frozen
 
@@ -74,7 +74,7 @@ class Kills:
     @classmethod
     def count(cls) -> "Kills":
         """Read the kernel's counters."""
-        return cls(_counted(_memory_events()), _counted(Path("/proc/vmstat")))
+        return cls(_counted(_memory_events()), _counted("/proc/vmstat"))
 
     def since(self, before: "Kills") -> bool | None:
         """Whether there have been any since; None if that is unknown."""
@@ -236,12 +236,9 @@ def address_space() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def _memory_events() -> Path | None:
+def _memory_events() -> str | None:
     """Return the file with the kernel's counters for this process's control group, of version 2 or else 1."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
+    lines = _text_of("/proc/self/cgroup").splitlines()
     for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if number == "0" and not controllers:
             files = [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
@@ -250,17 +247,22 @@ def _memory_events() -> Path | None:
         else:
             continue
         # The first is its place on a host; inside a container only the second exists.
-        for file in map(Path, files):
-            if file.is_file():
+        for file in files:
+            if os.path.isfile(file):  # noqa: PTH113  # a `Path` interns its parts, again at each end of a worker
                 return file
     return None
 
 
-def _counted(file: Path | None) -> int | None:
+def _counted(file: str | None) -> int | None:
     """Return the counter `oom_kill` in a file of the kernel."""
-    try:
-        text = "" if file is None else file.read_text(encoding="utf-8")
-    except OSError:
-        return None
-    match = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    match = re.search(r"^oom_kill (\d+)$", "" if file is None else _text_of(file), re.MULTILINE)
     return int(match[1]) if match else None
+
+
+def _text_of(file: str) -> str:
+    """Return the text of a file of the kernel; empty if there is no such file."""
+    try:
+        with open(file, encoding="utf-8") as opened:  # noqa: PTH123  # see above
+            return opened.read()
+    except OSError:
+        return ""

@@ -238,6 +238,20 @@ class _Pipes(asyncio.SubprocessProtocol):
             os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
 
+class _Wire(asyncio.Protocol):
+    """Takes the wire's bytes when they are read: asyncio's own protocol passes them on in the loop's next turn."""
+
+    def __init__(self, own: asyncio.BaseProtocol, pipes: _Pipes) -> None:
+        self._own = own
+        self._pipes = pipes
+
+    def data_received(self, data: bytes) -> None:
+        self._pipes.pipe_data_received(WIRE_OUT, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._own.connection_lost(exc)  # a process has ended once all its pipes have
+
+
 async def _spawn(
     launch: Inheritance, title: str, about: str, frame: bytes, events: WorkerEvents, *, quiet: bool = False,
 ) -> tuple[asyncio.SubprocessTransport, _Pipes]:
@@ -256,5 +270,7 @@ async def _spawn(
             if isinstance(error, OSError):
                 raise ModelLoadFailed(f"could not start a worker process for {about}: {error}") from error
             raise
+    wire = cast(asyncio.ReadTransport, transport.get_pipe_transport(WIRE_OUT))
+    wire.set_protocol(_Wire(wire.get_protocol(), pipes))  # before the process has anything to say
     cast(asyncio.WriteTransport, transport.get_pipe_transport(WIRE_IN)).write(first + frame)
     return transport, pipes

@@ -43,7 +43,7 @@ class WireLink:
 def session_space(load: Load, model: Model) -> str:
     """Return the name of the models that can load this model's sessions; equal names mean that sessions fit."""
     spec = load.spec
-    file = "" if spec.file is None else file_identity(spec.file)
+    file = "" if spec.file is None else file_identity(spec.file, spec.identities)
     return sha256("\0".join([load.engine.name, file, model.state_key or ""]).encode()).hexdigest()[:32]
 
 

@@ -8,11 +8,17 @@ from lllms_core.bench.suites import (
     busy,
     cancel,
     drafts,
+    gaps,
     http,
+    long,
     masks,
+    prompts,
     raw,
     sessions,
+    shared,
+    short,
     start,
+    stored,
     swap,
     turns,
     two_models,
@@ -34,11 +40,19 @@ SUITES: Mapping[str, Suite] = {
     "swap": swap.run,
     "start": start.run,
     "drafts": drafts.run,
+    "prompts": prompts.run,
+    "long": long.run,
+    "gaps": gaps.run,
+    "shared": shared.run,
+    "stored": stored.run,
+    "short": short.run,
 }
 """By name, in the order in which they run."""
 
-MODELS: Mapping[str, str] = {"masks": "135m-152k", "drafts": drafts.MODEL}
+MODELS: Mapping[str, str] = {
+    "masks": "135m-152k", "drafts": drafts.MODEL, "long": long.MODEL, "short": short.MODEL,
+}
 """The random models of suites that need a special one, by name."""
 
-WITHOUT_FILE = frozenset({"http", "wire"})
+WITHOUT_FILE = frozenset({"http", "wire", "stored"})
 """Suites that need no model file."""

@@ -15,11 +15,11 @@ from lllms_core.bench.timeline import Timeline, decode_rate, output_rate
 from lllms_core.bench.traffic import ServerSilent, completion
 from lllms_core.machine import available_cores
 
-DECODE, WHOLE = 0.95, 0.95
+DECODE, WHOLE = 0.97, 0.95
 LONGEST = 30.0
 """Seconds per job; next to other programs, a wrong thread count can be a hundred times slower."""
-PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}}
-"""By a word in the peer's command: the minimum ratio for each number of clients."""
+PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}, "llama-server": {1: 1.0, 8: 1.0}}
+"""By a word in the peer's command: the minimum ratio for each number of clients, with prompts and without."""
 
 Rates = tuple[float, float]
 """Tokens per second: while all were generating, and from the first request to the last token."""
@@ -119,7 +119,8 @@ def _compare(
     ]
     for peer in peers:
         targets = next((target for word, target in PEER_TARGETS.items() if word in peer.name), {})
-        theirs = tuple(rate[1] for rate in rates[peer.name])
-        what = f"prompts and decode, {who}, against {peer.name}"
-        findings.append(Comparison(what, "tok/s", whole, theirs, targets.get(clients)))
+        for which, what, rate in ((0, "decode", decode), (1, "prompts and decode", whole)):
+            theirs = tuple(one[which] for one in rates[peer.name])
+            told = f"{what}, {who}, against {peer.name}"
+            findings.append(Comparison(told, "tok/s", rate, theirs, targets.get(clients)))
     return findings

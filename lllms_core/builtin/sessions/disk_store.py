@@ -24,7 +24,7 @@ from attrs import asdict, evolve, field, frozen
 
 from lllms_core.errors import ConfigError
 from lllms_core.machine import at_home, open_regular
-from lllms_core.sessions import BLOCK, SessionEntry, SessionStore
+from lllms_core.sessions import BLOCK, SessionEntry, SessionStore, TokenChain, longest_prefix
 from lllms_core.values.structure import structure
 from lllms_core.values.violations import StructureError
 
@@ -133,6 +133,9 @@ class DiskStore(SessionStore):
             return None
         with suppress(OSError):  # if the use cannot be recorded, the data are still good
             os.utime(path)
+        known = self._known.get(session_id)
+        if known is not None:
+            self._known[session_id] = evolve(known, used=time())
         return data
 
     def delete(self, session_id: str) -> bool:
@@ -152,7 +155,19 @@ class DiskStore(SessionStore):
         """Return the sessions in the folder; only the heads of new files are read."""
         return list(self._entries())
 
-    def _entries(self) -> Iterator[SessionEntry]:
+    def find(self, space: str, prompt: TokenChain, *, whole: bool) -> SessionEntry | None:
+        """Return the session that shares most with a prompt; among equals, the one that this server used last."""
+        best = longest_prefix(self._entries(dated=False), space, prompt, whole=whole)
+        if best is not None:
+            with suppress(OSError):  # it is gone, which `get` will tell
+                return self._dated(best)
+        return best
+
+    def _dated(self, entry: SessionEntry) -> SessionEntry:
+        return evolve(entry, used=self._path(entry.id).stat().st_mtime)
+
+    def _entries(self, *, dated: bool = True) -> Iterator[SessionEntry]:
+        """Yield the sessions; `dated` ones with their last use by any server, which takes a look at each file."""
         there = set()
         for file in self._files():
             session_id = file.name.removesuffix(SUFFIX)
@@ -162,9 +177,11 @@ class DiskStore(SessionStore):
             with suppress(OSError):  # it is gone, or was replaced by something else
                 entry = self._known.get(session_id) or self._look(session_id)
                 if entry is not None:
-                    yield evolve(entry, used=file.stat().st_mtime)
+                    yield self._dated(entry) if dated else entry
         for session_id in self._known.keys() - there:
             self._known.pop(session_id, None)
+        self._foreign &= there
+        self._lasting &= there
 
     def _files(self) -> Sequence["os.DirEntry[str]"]:
         """Return the files of the sessions."""

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from lllms_core.engines.batching.plan import smooth
 from lllms_core.engines.batching.sequences import SequencePlacement, SequenceTable, common_prefix
+from lllms_core.engines.batching.stored import StoredPrefixes
 from lllms_core.engines.session_link import Resident, Session, SessionLink, State
 from lllms_core.types import Reuse
 
@@ -72,6 +73,7 @@ class SequenceCache:
         """The last time that a request used each sequence, in seconds since 1970."""
         self._stored = [0] * sequences
         """The number of leading tokens of each sequence that are known to be stored."""
+        self._others = StoredPrefixes()
         self._pinned: dict[int, Sequence[int]] = {}
         """Preloaded prefixes, by the sequences that hold them."""
         self._preload: Session | None = None
@@ -175,6 +177,7 @@ class SequenceCache:
 
     def forget(self, sequence: int) -> None:
         """Drop a conversation without storing it; if a request is using it, once that has ended."""
+        self._others.clear()  # it may be among them
         if self.table.busy(sequence):
             self.table.hide(sequence)
         else:
@@ -264,9 +267,13 @@ class SequenceCache:
         known = max([keep, self._stored[sequence], *pinned])
         if self.link is None or len(tokens) - known < self.link.min_tokens:
             return
+        if not self.whole and len(tokens) - self._others.shared(tokens) < self.link.min_tokens:
+            return  # as of conversations that have little but a long system prompt yet
         if self._memory.state_size(sequence) <= self.link.max_size:
-            self.link.put(Session(list(tokens), self._memory.export_state(sequence)), whole=self.whole)
+            session = Session(list(tokens), self._memory.export_state(sequence))
+            self.link.put(session, whole=self.whole)
             self._stored[sequence] = len(tokens)
+            self._others.add(session.tokens)
 
     def _cut(self, sequence: int, length: int) -> None:
         self._memory.trim(sequence, length)

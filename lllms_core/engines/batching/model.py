@@ -11,10 +11,12 @@ from typing import cast
 from lllms_core.chat import ChatTemplate
 from lllms_core.engines.base import ContractBroken, Opening, Opens
 from lllms_core.engines.batching.cache import Admission, SequenceCache, SequenceMemory
+from lllms_core.engines.batching.leading import follows
 from lllms_core.engines.batching.opening import count_prompt, open_runs, read_prompt
 from lllms_core.engines.batching.plan import Pace, plan
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.engines.batching.run import Phase, Run
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.engines.batching.speculation import Speculation
 from lllms_core.engines.batching.waiting import WaitingQueue
 from lllms_core.engines.capabilities import Constrains
@@ -81,6 +83,8 @@ class BatchingModel(TokenModel):
         self._running: list[Run] = []
         self._speculation = speculation
         self._drafts = speculation if can_trim else None
+        self._copies = can_trim
+        """Whether a run can begin with a copy of what another one has evaluated."""
         self._tidy_at: float | None = None
         """When conversations that linger beside running requests are moved out, on the clock of `perf_counter`."""
 
@@ -215,7 +219,7 @@ class BatchingModel(TokenModel):
         for run in self._waiting.ready():
             if self._waiting.blocked or len(self._running) >= self.slots:
                 break
-            if self._looks_up(run):
+            if self._waits(run):
                 continue
             admission = self._place(run)
             if admission is None:
@@ -231,6 +235,17 @@ class BatchingModel(TokenModel):
             self._running.append(run)
         if len(self._running) > before or (self._tidy_at is not None and perf_counter() >= self._tidy_at):
             self._tidy()  # before the decode: cells are taken from the lowest up, and the highest used one counts
+
+    def _waits(self, run: Run) -> bool:
+        """Whether a run waits for its session, or for another one that reads what its own prompt begins with."""
+        if self._copies and run.phase is not Phase.LOOKUP and follows(run, self._running, lambda: self._known(run)):
+            return True
+        return self._looks_up(run)
+
+    def _known(self, run: Run) -> int:
+        """How many leading tokens of its prompt are evaluated already, or in its session."""
+        stored = 0 if run.session is None else common_prefix(run.session.tokens, run.tokens)
+        return max(stored, self._cache.known(run.tokens))
 
     def _looks_up(self, run: Run) -> bool:
         """Whether a session lookup is pending for a run; start one if that may pay off."""

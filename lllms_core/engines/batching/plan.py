@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from attrs import define
+from attrs import Factory, define
 
 from lllms_core.engines.batching.run import Run
 from lllms_core.engines.tokens import Feed
 
-STALL = 2.0
-"""While others generate, the prompts' share of a step may take this many times as long as their tokens."""
-SMALLEST_CHUNK = 16
-"""Below this many prompt tokens in a step, the step's fixed cost outweighs the gain in smoothness."""
+STALL = 0.9
+"""While others generate, the prompts' share of a step may take this many times as long as their tokens: with some room
+for error, nobody waits longer than two steps for a token."""
+SMALLEST_CHUNK = 4
+"""The fewest prompt tokens in a step, however slow they are: a prompt must get on."""
+TELLING = 16
+"""A decode of fewer prompt tokens alone says little about one: most of it is what any decode takes."""
 SMOOTHING = 0.3
 _SMALLEST_TIME = 1e-9
 
@@ -19,8 +22,8 @@ _SMALLEST_TIME = 1e-9
 class Pace:
     """The speed of past decodes: exponential averages, in seconds."""
 
-    token_step: float | None = None
-    """A decode that only generates."""
+    token_steps: dict[int, float] = Factory(dict)
+    """A decode that only generates, by the number of its tokens."""
     prompt_token: float | None = None
     """One token of a prompt."""
 
@@ -37,19 +40,26 @@ class Pace:
 
     def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a decode; from a mixed one the cost of its prompts, once that of its other tokens is known."""
+        step = self.token_step(generating)
         if generating and not prompt_tokens:
-            self.token_step = smooth(self.token_step, seconds)
-        elif prompt_tokens >= SMALLEST_CHUNK and not generating:
+            self.token_steps[generating] = smooth(self.token_steps.get(generating), seconds)
+        elif prompt_tokens >= TELLING and not generating:
             self.prompt_token = smooth(self.prompt_token, seconds / prompt_tokens)
-        elif prompt_tokens >= SMALLEST_CHUNK and self.token_step is not None:
-            self.prompt_token = smooth(self.prompt_token, max(seconds - self.token_step, 0.0) / prompt_tokens)
+        elif prompt_tokens >= SMALLEST_CHUNK and step is not None:
+            self.prompt_token = smooth(self.prompt_token, max(seconds - step, 0.0) / prompt_tokens)
+
+    def token_step(self, generating: int) -> float | None:
+        """The seconds of a decode of this many generated tokens, or of the nearest number that is known."""
+        if not generating or not self.token_steps:
+            return None
+        return self.token_steps[min(self.token_steps, key=lambda known: abs(known - generating))]
 
     def prompt_budget(self, generating: int, batch_size: int) -> int:
         """How many prompt tokens the next decode may hold beside `generating` others, so as not to stall them."""
-        room = batch_size - generating
-        if not generating or self.token_step is None or self.prompt_token is None:
+        room, step = batch_size - generating, self.token_step(generating)
+        if step is None or self.prompt_token is None:
             return room
-        return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / max(self.prompt_token, _SMALLEST_TIME))))
+        return min(room, max(SMALLEST_CHUNK, int(STALL * step / max(self.prompt_token, _SMALLEST_TIME))))
 
 
 def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> list[tuple[Run, Feed]]:

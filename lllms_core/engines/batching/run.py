@@ -79,6 +79,10 @@ class Run:
     phase: Phase = Phase.READY
     session: Session | None = None
     """The stored session of its conversation."""
+    leader: "Run | None" = None
+    """The running request whose reading it waits for, see `leading`."""
+    shared: int = 0
+    """The number of leading tokens that both have."""
     sampler: Sampler | None = None
     prediction: Sequence[int] = ()
     """The tokens that the client expects."""
@@ -165,7 +169,7 @@ class Run:
 
     def admit(self, sequence: int, keep: int, sampler: Sampler) -> None:
         """Run in this sequence, which already holds the first `keep` tokens."""
-        self.phase, self.session = Phase.RUNNING, None
+        self.phase, self.session, self.leader = Phase.RUNNING, None, None
         self.sequence, self.sampler = sequence, sampler
         self._reuse(keep)
 

@@ -169,6 +169,9 @@ def _prepare(spec: ModelSpec) -> Look:
 
 def _measure(parts: Sequence[GGUF], spec: ModelSpec, settled: Options) -> Memory:
     """Return the memory of a model with its context settled; for the server, since it may start a process."""
+    if spec.devices is not None:  # those of another machine
+        theirs = tuple(map(Gpu, spec.devices))
+        return memory_of(parts, settle_all(parts, settled, spec, lambda: theirs), theirs or None)
     gpus = devices.known_gpus() if hardware.has_gpu() else None
     return memory_of(parts, settle_all(parts, settled, spec, devices.known_gpus), gpus)
 

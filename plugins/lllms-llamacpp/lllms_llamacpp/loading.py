@@ -182,7 +182,7 @@ def _threads(spec: ModelSpec, options: Options) -> Threads:
 
 
 def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
-    file, options, made = cast(Path, spec.file), cast(Options, spec.options), opened.sizes
+    options, made = cast(Options, spec.options), opened.sizes
     return LlamaCppModel(Loaded(
         model=opened.model, context=opened.context, vocabulary=opened.vocabulary, template=opened.template,
         threads=opened.threads, context_length=made.context_length, kv_size=made.kv_size,
@@ -190,7 +190,7 @@ def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
         can_trim=opened.can_trim,
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported=not llama.llama_model_n_swa(opened.model),
-        state_key=_state_key(file, options, long=opened.long), seed=options.seed, details=details,
+        state_key=_state_key(spec, options, long=opened.long), seed=options.seed, details=details,
         speculates=options.speculation != "off", drafter=opened.drafter,
     ))
 
@@ -244,17 +244,19 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
         raise ModelLoadFailed(f"'{file}' {NOT_BY_TOKENS}")
 
 
-def _state_key(file: Path, options: Options, *, long: bool = False) -> str:
+def _state_key(spec: ModelSpec, options: Options, *, long: bool = False) -> str:
     """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`.
 
-    The context's length, which may differ between two loads if it is "auto", only affects LongRoPE's factors.
+    The context's length, which may differ between two loads if it is "auto", only affects LongRoPE's factors. Where
+    the files are makes no difference: on another machine they may have other paths.
     """
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
-    others = part_paths(file)
+    others = part_paths(cast(Path, spec.file))
     files = [part for part in others if part.exists()] if len(others) > 1 else []
-    files += [lora.path for lora in options.lora]
+    identities = [file_identity(one, spec.identities) for one in sorted(files)]
+    values["lora"] = [(file_identity(lora.path, spec.identities), lora.scale) for lora in options.lora]
     parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(long), repr(sorted(values.items()))]
-    return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
+    return " ".join([*parts, *identities])
 
 
 def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:

@@ -73,7 +73,8 @@ def look(spec: ModelSpec, gpus: Gpus | None = None) -> Look:
 
 def settle_all(parts: Sequence[GGUF], options: Options, spec: ModelSpec, gpus: Gpus) -> Options:
     """Return the options of `context.settle` with numbers for the layers on GPUs, if there are any."""
-    if not hardware.has_gpu() or not looks_for_gpus(options):
+    there_are = hardware.has_gpu() if spec.devices is None else bool(spec.devices)
+    if not there_are or not looks_for_gpus(options):
         return without_gpus(parts, options)
     found = gpus()
     return settle_layers(parts, options, found, rooms_on(found, spec.device_memory))

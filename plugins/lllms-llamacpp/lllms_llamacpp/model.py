@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
@@ -47,6 +48,8 @@ from lllms_llamacpp.schemas import relax
 from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lllms_llamacpp.constraints import Constraints
     from lllms_llamacpp.draft_model import DraftModel
 
@@ -109,6 +112,10 @@ class Loaded:
     speculates: bool = True
     drafter: "DraftModel | None" = None
     details: Mapping[str, str | int | float] = field(factory=dict)
+
+
+def _pointer(buffer: "NDArray[np.uint8]") -> object:
+    return buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokenizes, Detokenizes):
@@ -304,14 +311,14 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
     def export_state(self, sequence: int) -> memoryview:
         """Return a copy of a sequence's state, including shared cells."""
         size = self.state_size(sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        written = llama.llama_state_seq_get_data(self._context, buffer, size, sequence)
-        return memoryview(buffer).cast("B")[:written]
+        buffer = np.empty(size, np.uint8)  # which nobody fills with zeros first
+        written = llama.llama_state_seq_get_data(self._context, _pointer(buffer), size, sequence)
+        return buffer.data[:written]
 
     def import_state(self, sequence: int, state: State) -> bool:
         """Fill an empty sequence; return False if llama.cpp refuses the state: it does not fit, or there is no room."""
-        start = ctypes.cast(ctypes.c_char_p(bytes(state)), ctypes.POINTER(ctypes.c_uint8))
-        if llama.llama_state_seq_set_data(self._context, start, len(state), sequence):
+        buffer = np.frombuffer(state, np.uint8)  # no copy
+        if llama.llama_state_seq_set_data(self._context, _pointer(buffer), len(buffer), sequence):
             return True
         self.trim(sequence, 0)
         return False

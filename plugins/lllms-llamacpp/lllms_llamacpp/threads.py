@@ -10,7 +10,8 @@ makes single steps ten to a hundred times slower. No fixed count is right, so ea
   can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost about
   one percent of the decoding time.
 - Whether it is crowded is **looked** at while decodes run. What others took while nothing was decoded says little about
-  the present: after a pause the machine counts as crowded only if others want its cores at this very moment, too.
+  the present: after a pause the machine counts as crowded only if others want its cores at this very moment, too, and
+  before a prompt only if they still do some milliseconds later.
 - Between probes, a **debt** sums up the loss of the present count against the best lower one. When stalls exceed the
   gain of many good steps, the tuner **retreats** to that lower count at once; on a calm machine it soon returns.
 """
@@ -31,6 +32,8 @@ _WORST = -0.6  # seconds; the cost of a probe beyond this is written off, or one
 _LOOK = 0.5  # seconds between looks at the machine; a look takes about 0.25 ms
 _LOOK_AGAIN = 0.1  # seconds until the next try after a look without result
 _OLD = 2.0  # seconds; a look over a longer time than this is outdated
+_GLANCES, _BETWEEN = 16, 0.0005  # the most looks at this moment, and the seconds between them
+_TOKENS_PER_GLANCE = 2  # a decode of few tokens takes too little time to wait long before it
 _CROWDED, _CALM = 0.7, 0.5  # cores of our allowance that others hold: above is crowded, below is calm
 _PROBE_STEPS = 4
 _PROBE_SECONDS = 0.1  # a probe of slow decodes ends after this
@@ -193,12 +196,13 @@ class ThreadTuner:
     """Chooses the threads of each decode: the best count on an idle machine, and never a long stall on a busy one.
 
     Call `choose` before a decode, and `observe` after it; both take a few microseconds, and the first `choose` after a
-    pause 0.3 ms. One thread calls all methods.
+    pause 0.3 ms, or a few milliseconds before a prompt if others compute. One thread calls all methods.
     """
 
     _allowance: int
     _clock: Callable[[], float] = field(default=time.perf_counter, kw_only=True)
     _watch: Watch = field(factory=CpuWatch, kw_only=True)
+    _sleep: Callable[[float], None] = field(default=time.sleep, kw_only=True)
     _classes: dict[tuple[int, bool, int], _Class] = field(factory=dict, init=False)
     _current: _Class | None = field(default=None, init=False)
     _spare: float | None = field(default=None, init=False)
@@ -224,7 +228,7 @@ class ThreadTuner:
         now = self._clock()
         self._paused = now - self._ended_at > _PAUSE
         if self._paused or now >= self._look_at:
-            self._look(now)
+            self._look(now, tokens)
         self._current = self._class_of(tokens)
         return self._current.choose(tokens, self._budget)
 
@@ -243,7 +247,7 @@ class ThreadTuner:
         cost = learnt.observe(tokens, seconds)
         self._budget = max(self._budget - cost, _WORST)
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float, tokens: int) -> None:
         old = now - self._looked_at > _OLD and self._spare is not None
         spare = self._watch.spare_cores()
         crowded = self._crowded
@@ -255,12 +259,27 @@ class ThreadTuner:
             self._spare = spare
             crowded = self._holds(spare)
         if crowded and self._paused:
-            left = self._watch.spare_now()
-            crowded = left is None or self._holds(left)
+            crowded = self._is_crowded_now(tokens)
         if crowded != self._crowded:
             self._crowded = crowded
             for known in self._classes.values():
                 known.forgive()
+
+    def _is_crowded_now(self, tokens: int) -> bool:
+        """Tell whether others want our cores at this moment, and the few after it if that delays nothing noticeably.
+
+        The client and the server have just sent us the request and are about to rest, and so may be the program that
+        has just answered another one: a prompt must not run at half speed because of them.
+        """
+        for glance in range(max(1, min(_GLANCES, tokens // _TOKENS_PER_GLANCE))):
+            if glance:
+                self._sleep(_BETWEEN)
+            left = self._watch.spare_now()
+            if left is None:
+                return True
+            if not self._holds(left):
+                return False
+        return True
 
     def _holds(self, spare: float) -> bool:
         """Tell whether others hold a good part of our cores if they leave so many."""

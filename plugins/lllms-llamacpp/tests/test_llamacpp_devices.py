@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from ggml_for_tests import FakeLibrary
 from lllms_llamacpp import LlamaCppEngine, Options, devices, hardware
 from lllms_llamacpp.device_list import list_devices
@@ -75,3 +76,19 @@ def test_integrated_gpus_count_only_without_others(found: list[tuple[str, int]],
     assert [one["name"] for one in told if one["default"]] == names
     assert [one.name for one in devices.used([*map(devices.read_gpu, told)])] == names
     assert all(one["total"] == 2**40 + int(one["free"]) for one in told)
+
+
+def test_an_estimate_for_another_machine_counts_its_gpus(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has: with GPUs there, most is in their memory, and without, all is in main memory."""
+    monkeypatch.setattr(devices, "ask_for_gpus", lambda: pytest.fail("somebody was asked"))
+    spec = ModelSpec("m", Options(context_length=512), tiny_file)
+    theirs = (Device("CUDA0", 2**33, 2**33), Device("CUDA1", 2**33, 2**33))
+    there = LlamaCppEngine().estimate(evolve(spec, devices=theirs))
+    assert there.devices.keys() == {"CUDA0", "CUDA1"}
+    assert all(size > 0 for size in there.devices.values())
+    for has_gpu in (True, False):
+        monkeypatch.setattr(hardware, "has_gpu", lambda found=has_gpu: found)
+        assert LlamaCppEngine().estimate(evolve(spec, devices=theirs)) == there
+        elsewhere = LlamaCppEngine().estimate(evolve(spec, devices=()))
+        assert elsewhere.devices == {}
+        assert elsewhere.main > there.main

@@ -1,13 +1,15 @@
 """Conversations that leave the KV cache and come back, in models of several architectures."""
 
+import os
+
 import pytest
 from lllms_llamacpp import loading
-from lllms_llamacpp.options import Options
+from lllms_llamacpp.options import Lora, Options
 from models_for_tests import NAMES, Link
 
 from lllms_core.engines.session_link import Session
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.types import Preload
+from lllms_core.types import ModelSpec, Preload
 
 FIRST = "one two three four five six seven eight nine ten eleven"
 OTHER = "the dog and the cat went home and found a red ball there"
@@ -102,7 +104,25 @@ def test_state_key_knows_all_parts(tmp_path, name):
     parts = [tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)]
     for part in parts:
         part.write_bytes(b"weights")
-    before = loading._state_key(parts[0], Options())
-    assert loading._state_key(parts[0], Options()) == before
+    before = loading._state_key(ModelSpec("m", Options(), parts[0]), Options())
+    assert loading._state_key(ModelSpec("m", Options(), parts[0]), Options()) == before
     parts[1].write_bytes(b"others!")
-    assert loading._state_key(parts[0], Options()) != before
+    assert loading._state_key(ModelSpec("m", Options(), parts[0]), Options()) != before
+
+
+def test_copies_of_known_identity_share_their_sessions(tmp_path):
+    """Parts and adapters at other paths have the same key on every machine, if their contents are known to be equal."""
+    keys = set()
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        names = ("x-00001-of-00002.gguf", "x-00002-of-00002.gguf", "adapter.gguf")
+        files = [tmp_path / folder / name for name in names]
+        for number, file in enumerate(files):
+            file.write_bytes(bytes([number]))
+        os.utime(files[1], (len(folder), len(folder)))
+        options = Options(lora=[Lora(files[2])])
+        known = {file: f"hash {number}" for number, file in enumerate(files)}
+        keys.add(loading._state_key(ModelSpec("m", options, files[0], identities=known), options))
+        other = {**known, files[2]: "another adapter"}
+        assert loading._state_key(ModelSpec("m", options, files[0], identities=other), options) not in keys
+    assert len(keys) == 1

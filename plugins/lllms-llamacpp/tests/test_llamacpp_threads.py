@@ -22,6 +22,8 @@ class Machine:
     """Cores that other programs want now. Above half a core, several threads stall, as beside spinning neighbours."""
     before: float = 0.0
     """Cores that others held while nothing was decoded."""
+    rest_at: float = 0.0
+    """Until then, these others still run."""
     first: float = 0.010
     """Seconds that one thread needs for any decode."""
     each: float = 0.006
@@ -50,7 +52,11 @@ class Machine:
         return self.cores - min(others, self.cores * 0.67) + self.noise.uniform(-0.1, 0.1)
 
     def spare_now(self) -> int | None:
-        return max(0, self.cores - ceil(self.others)) if self.tells else None
+        others = max(self.others, self.before if self.now < self.rest_at else 0.0)
+        return max(0, self.cores - ceil(others)) if self.tells else None
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     def decode(self, tokens: int, threads: int) -> float:
         alone = (self.first + self.each * tokens) * (1 + self.growth * self.decoded)
@@ -65,7 +71,7 @@ class Machine:
         return seconds
 
     def tuner(self, allowance: int | None = None) -> ThreadTuner:
-        return ThreadTuner(allowance or self.cores, clock=self.clock, watch=self)
+        return ThreadTuner(allowance or self.cores, clock=self.clock, watch=self, sleep=self.sleep)
 
 
 def rate(machine: Machine, choose: Callable[[int], int], seconds: float, tokens: int = 1,
@@ -195,6 +201,32 @@ def test_the_work_of_others_during_a_pause_does_not_count():
         rate(machine, tuner.choose, 0.3, 1, tuner.observe)
 
 
+def test_a_prompt_does_not_run_on_one_thread_because_others_are_about_to_rest():
+    """A program that has just answered another request still runs for a moment, and so does our own server."""
+    machine = Machine()
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 1, 1, tuner.observe)
+    machine.before = 2.0
+    machine.now += 0.5
+    machine.rest_at = machine.now + 0.005
+    assert tuner.choose(300) == 2
+    rate(machine, tuner.choose, 0.5, 1, tuner.observe)
+    machine.now += 0.5
+    machine.rest_at = machine.now + 0.0015
+    assert tuner.choose(10) == 2
+
+
+def test_a_prompt_beside_others_waits_only_a_moment():
+    """Others that stay are there at every look: a prompt begins within some milliseconds, and a token at once."""
+    machine = Machine(others=2.0)
+    tuner = machine.tuner()
+    for tokens, most in ((300, 0.008), (10, 0.003), (1, 0.0)):
+        machine.now += 1.0
+        begin = machine.now
+        assert tuner.choose(tokens) == 1
+        assert machine.now - begin <= most
+
+
 @pytest.mark.parametrize("pause", [0.2, 1.0, 5.0])
 def test_others_that_still_work_after_a_pause_count(pause: float):
     """A neighbour that was there before and is there now: the first decode after a pause uses one thread."""
@@ -258,7 +290,7 @@ def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, hist
     """For any decode times and load, the count is at least 1 and at most the current allowance."""
     now, spare = 0.0, 0.0
     watch = SimpleNamespace(spare_cores=lambda: spare, spare_now=lambda: int(spare) if spare < 6 else None)
-    tuner = ThreadTuner(allowance, clock=lambda: now, watch=watch)
+    tuner = ThreadTuner(allowance, clock=lambda: now, watch=watch, sleep=lambda _: None)
     for turn in history:
         spare = turn.spare
         now += turn.pause
