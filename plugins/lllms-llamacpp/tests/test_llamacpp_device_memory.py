@@ -290,7 +290,6 @@ def test_a_wrong_name_is_an_error_of_the_estimate_and_of_check(monkeypatch: pyte
     (True, {"override_tensors": {"nothing": "CPU"}}, "no tensor of the model has a name that 'nothing' matches"),
     (True, {"main_gpu": 0}, 'main_gpu is 0, which has no effect with split_mode "layer"; set split_mode to "none"'),
     (True, {"tensor_split": [2]}, "tensor_split has no effect: the model uses one GPU, Vulkan0; leave it out"),
-    (True, {"split_mode": "row"}, 'split_mode "row" has no effect on Vulkan0, which can only share layers; leave it'),
 ])
 def test_an_option_without_effect_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, gpu: bool, options: Mapping[str, object], words: str,
