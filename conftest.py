@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
 # How fast a busy machine draws examples, and tries them, proves nothing.
 settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lllms")
+
+# httpx gives up after 5 seconds, which a busy machine may take to load a model. All of its functions share this object.
+for _what in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _what, 60.0)
 
 _numbers = itertools.count()
 

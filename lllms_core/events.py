@@ -57,6 +57,18 @@ class RequestAssigned:
     id: str
     instance: str
     at: float
+    place: str = ""
+    """The name of the instance's machine, if it is not this one; likewise below."""
+
+
+@frozen
+class RequestRequeued:
+    """A request has lost its instance before the first piece of its answer, and waits again."""
+
+    id: str
+    model: str
+    reason: str
+    at: float
 
 
 @frozen
@@ -100,6 +112,7 @@ class LoadBegun:
     instance: str
     model: str
     at: float
+    place: str = ""
 
 
 @frozen
@@ -112,6 +125,7 @@ class LoadEnded:
     at: float
     problem: str | None = None
     """Why it could not be loaded; None: it is ready."""
+    place: str = ""
 
 
 @frozen
@@ -136,6 +150,15 @@ class InstanceDied:
 
 
 @frozen
+class PlaceDeparted:
+    """A machine of the placement was lost, with all its instances."""
+
+    name: str
+    reason: str
+    at: float
+
+
+@frozen
 class FilesBegun:
     """The files of a model are being fetched."""
 
@@ -153,8 +176,8 @@ class FilesEnded:
 
 
 Event = (
-    RequestSubmitted | RequestsWait | RequestAssigned | RequestBegun | RequestEnded | RequestRefused | LoadBegun
-    | LoadEnded | UnloadBegun | InstanceDied | FilesBegun | FilesEnded
+    RequestSubmitted | RequestsWait | RequestAssigned | RequestRequeued | RequestBegun | RequestEnded | RequestRefused
+    | LoadBegun | LoadEnded | UnloadBegun | InstanceDied | PlaceDeparted | FilesBegun | FilesEnded
 )
 
 Observer = Callable[[Event], None]

@@ -133,7 +133,7 @@ class Placement(ABC):
 
     @abstractmethod
     async def launch(self, place: str, launch: Launch) -> Launched:
-        """Start a worker's process. Raises `PlacementFailed`, or `PlaceLost`."""
+        """Start a worker's process. Raises `PlacementFailed`, or `PlaceLost`; if it is cancelled, nothing is left."""
 
     @abstractmethod
     async def find(self, place: str, file: FileKey) -> PurePath | None:

@@ -8,12 +8,13 @@ some seconds is known to be lost at both ends, even if nobody said so.
 
 import asyncio
 import json
+import os
 import platform
 import secrets
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import entry_points, version
@@ -32,6 +33,8 @@ GREETING_SECONDS = 5.0
 MOST_STRANGERS = 64
 """The most connections that have yet to show one; more are closed."""
 LONGEST_GREETING = 1 << 16
+Tell = Callable[[Mapping[str, object]], object]
+"""Takes an answer of a program on another machine."""
 _HEAD = struct.Struct(f"!{TOKEN_SIZE}sBI")
 
 
@@ -56,6 +59,23 @@ def different(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
 def command(title: str, sockets: int) -> tuple[str, ...]:
     """Return what to run on the other machine, with that machine's Python, for a process with this many sockets."""
     return sys.executable, "-m", "lllms_core.worker.far_child", title, str(sockets)
+
+
+def node_command(question: str) -> tuple[str, ...]:
+    """Return what to run on the other machine to learn of it and its model files: `facts`, `find` or `fetch`.
+
+    The docstrings of the programs (`pool/far_facts.py`, `store/far_files.py`) say what they read and write.
+    """
+    if question == "facts":
+        return sys.executable, "-m", "lllms_core.pool.far_facts"
+    return sys.executable, "-m", "lllms_core.store.far_files", question
+
+
+def answers() -> Tell:
+    """For such a program: return a function that writes an answer to standard output, and let nothing else do so."""
+    output = os.dup(1)
+    os.dup2(2, 1)  # what plugins print is no answer
+    return lambda answer: os.write(output, json.dumps(answer).encode() + b"\n")
 
 
 def tune(connection: socket.socket) -> None:

@@ -12,6 +12,9 @@ InstanceState = Literal["loading", "ready", "closing"]
 WaitState = Literal["queued", "memory", "downloading", "loading", "prompt"]
 """The reason for a wait: other requests' turns, memory that others hold, the model's files, the model's load, or, once
 the request runs, the reading of its prompt."""
+PlaceState = Literal["used", "avoided", "refused", "lost"]
+"""A place gets instances; or no new ones for some seconds, after one was lost with it; or none, because its versions
+differ, or because it is lost."""
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
 """`waiting`: another process is fetching the same file."""
 
@@ -136,6 +139,7 @@ class MemoryUse:
 class PlaceStatus:
     """A machine of a placement, and what its instances take together; those that are not used have none."""
 
+    id: str
     name: str
     instances: int
     """`InstanceStatus.place` tells which."""
@@ -148,9 +152,12 @@ class PlaceStatus:
     """Its GPUs."""
     disk: int | None = None
     """The free bytes of its disk, as last told; None: unknown."""
+    state: PlaceState = "used"
     problem: str = ""
     """Why it gets no new instances now: its versions differ, an instance was lost with it, it is lost itself, or the
     files of some models could not be brought there. Empty if it gets all."""
+    seconds: float = 0.0
+    """Since it came, or since it was refused or lost."""
 
 
 @frozen
@@ -173,7 +180,8 @@ class PoolStatus:
     spares: tuple[SpareStatus, ...] = ()
     """The spare workers."""
     places: tuple[PlaceStatus, ...] = ()
-    """The machines of the placement; empty if all instances run on this one."""
+    """The machines of the placement, then those that are not used or were lost lately; empty if all instances run on
+    this one."""
 
 
 @frozen
@@ -313,6 +321,8 @@ class RequestStatus:
     """Generated so far."""
     instance: str | None = None
     """The instance that runs it."""
+    place: str = ""
+    """The name of that instance's machine, if it is not this one."""
     waiting: Waiting | None = None
     """What it waits for; None once its answer has begun."""
 
@@ -348,6 +358,8 @@ class RequestRecord:
     trace: str = ""
     """The client's `traceparent`; "" if it sent none."""
     instance: str | None = None
+    place: str = ""
+    """The name of that instance's machine, if it is not this one."""
     outcome: str | None = None
     """The reason of the finish, or the code of the error; None while it has not ended."""
     status: int | None = None

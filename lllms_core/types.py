@@ -427,6 +427,9 @@ class ModelSpec:
     memory: int | None = None
     """Bytes that the model may take, for the options that are "auto"; None: as the engine sees fit. An engine settles
     such options so that `Engine.estimate(spec).total` is no more than this, if it can be."""
+    device_memory: Mapping[str, int] | None = None
+    """Bytes that the model may take of each GPU, by `Device.name`, for the options that are "auto"; None: as the engine
+    sees fit."""
     devices: tuple["Device", ...] | None = None
     """The GPUs of the machine that it would run on, for an estimate (`Engine.estimate`, `Engine.smaller`) on another
     one; None: those of this machine."""

@@ -164,7 +164,9 @@ class Besieged:
 
     def look_into_log(self) -> None:
         """Raise `Wounded` if the log has a secret, a traceback, or many lines beside one for each request."""
-        new = self._log.read_bytes()[self._read :]
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
         self._read += len(new)
         for word in (SECRET, "Traceback", "╭"):  # a box is how a traceback with locals looks
             at = new.find(word.encode())

@@ -23,6 +23,8 @@ PROJECTS = (ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject
 DEVELOPERS = {"dev", "docs"}
 """Extras that only developers install."""
 SLOW_ENGINES = {"lllms-llamacpp", "lllms-gpt4all"}
+ALONE = {"lllms-ray"}
+"""Installed without what they need, which the quick tests do not: Ray takes 285 MiB."""
 TOOLS = ("hypothesis", "openai", "psutil", "pytest", "pytest-asyncio", "pyyaml", "trustme")
 """What the quick tests need; schemathesis and others need newer versions of what lllms needs, too."""
 
@@ -48,7 +50,7 @@ def quick_files() -> list[str]:
     """The test files that neither start processes nor load models."""
     folders = [ROOT / "tests", *(path / "tests" for path in PROJECTS[1:] if path.name not in SLOW_ENGINES)]
     files = sorted(file for folder in folders for file in folder.glob("test_*.py"))
-    marked = re.compile(r"^pytestmark = .*\b(slow|chaos|clients|deploy)\b", re.MULTILINE)
+    marked = re.compile(r"^pytestmark = .*\b(slow|chaos|clients|deploy|ray)\b", re.MULTILINE)
     return [str(file.relative_to(ROOT)) for file in files if marked.search(file.read_text()) is None]
 
 
@@ -65,9 +67,11 @@ def main() -> None:
     print(constraints.read_text(), flush=True)  # noqa: T201  # a program
     install = [python, "-m", "pip", "install", "--quiet", "--upgrade"]
     subprocess.run([*install, "pip"], check=True)
-    plugins = [part for project in PROJECTS[1:] for part in ("-e", str(project))]
+    plugins = [part for project in PROJECTS[1:] if project.name not in ALONE for part in ("-e", str(project))]
+    alone = [part for project in PROJECTS[1:] if project.name in ALONE for part in ("-e", str(project))]
     bounded = {**os.environ, "PIP_CONSTRAINT": str(constraints)}
     subprocess.run([*install, "-e", f"{ROOT}[bench,otel]", *plugins, *TOOLS], check=True, env=bounded)
+    subprocess.run([*install, "--no-deps", *alone], check=True)
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *quick_files()]
     sys.exit(subprocess.run(tests, cwd=ROOT, check=False).returncode)
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path, PurePath
@@ -12,7 +13,9 @@ from socket import socket
 
 from attrs import define, field, frozen
 
+from lllms_core import Host, hookimpl, parse_config
 from lllms_core.engines import Engine, Progress, SerialModel
+from lllms_core.errors import ModelLoadFailed
 from lllms_core.placements import (
     Ending,
     FileKey,
@@ -25,8 +28,9 @@ from lllms_core.placements import (
     Placement,
     PlacementFailed,
 )
-from lllms_core.rendezvous import Rendezvous, command
-from lllms_core.types import ModelSpec, Request
+from lllms_core.plugins import Plugins
+from lllms_core.rendezvous import Arrival, Rendezvous, command
+from lllms_core.types import Memory, ModelSpec, Request
 
 CONNECT_SECONDS = 60.0
 NAMES = ("one", "two")
@@ -80,8 +84,12 @@ class TwoPlaces(Placement):
         self.children: dict[str, list[Child]] = {name: [] for name in names}
         self.rendezvous = Rendezvous()
         self.events: PlaceEvents | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """In which it was opened."""
         self.environment: dict[str, str] = {}
         """More variables of the processes."""
+        self.shared = False
+        """Whether both places have the files of this machine, under the same paths."""
         self.files: dict[tuple[str, FileKey], Path] = {}
         self.sought: list[tuple[str, FileKey]] = []
         self.fetched: list[tuple[str, str]] = []
@@ -90,19 +98,34 @@ class TwoPlaces(Placement):
         self.faults: dict[str, Exception] = {}
         """By place: what the next fetch raises."""
         self.disks: dict[str, int] = {}
+        self.facts: dict[str, Place] = {}
+        """By name: the description of a place that is like no other."""
         self.options = TwoPlacesOptions()
+        self.refusal: Exception | None = None
+        """Why it cannot be opened."""
+        self.silent = False
+        """Whether it takes for ever to open."""
+        self.closed = False
+        self.started: list[asyncio.subprocess.Process] = []
+        """All processes."""
 
     def place(self, name: str) -> Place:
         """Describe a place."""
         options = self.options
+        if name in self.facts:
+            return self.facts[name]
         return Place(name, f"place {name}", options.cores, options.memory, disk=self.disks.get(name))
 
     async def open(self, options: object, events: PlaceEvents) -> None:
         """Tell of both places."""
         assert isinstance(options, TwoPlacesOptions | NoPlacementOptions)
         self.options = options if isinstance(options, TwoPlacesOptions) else self.options
-        self.events = events
+        self.events, self.loop = events, asyncio.get_running_loop()
         await self.rendezvous.open("127.0.0.1")
+        if self.refusal is not None:
+            raise self.refusal
+        if self.silent:
+            await asyncio.Event().wait()
         for name in self.names:
             events.there(self.place(name))
 
@@ -119,29 +142,29 @@ class TwoPlaces(Placement):
             *command(launch.label, launch.sockets), env=variables, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )
+        self.started.append(process)
         output = asyncio.create_task(self._relay(process, launch.output))
         arrived = asyncio.ensure_future(expected.arrived(CONNECT_SECONDS))
         over = asyncio.ensure_future(process.wait())
-        await asyncio.wait([arrived, over], return_when=asyncio.FIRST_COMPLETED)
-        if not arrived.done():
-            arrived.cancel()
-            raise PlacementFailed(f"the worker ended with status {over.result()} before it connected")
-        over.cancel()
         try:
-            arrival = arrived.result()
-        except PlacementFailed:
+            await asyncio.wait([arrived, over], return_when=asyncio.FIRST_COMPLETED)
+            arrival = _arrival(arrived, over)
+        except BaseException:  # a cancelled launch leaves nothing behind, either
+            arrived.cancel()
             with suppress(ProcessLookupError):  # it has seen that it is not wanted
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             raise
+        finally:
+            over.cancel()
         child = Child(arrival.pid, arrival.sockets, process, output=output)
         self.children[place].append(child)
         return child
 
     async def find(self, place: str, file: FileKey) -> PurePath | None:
-        """Return the path of a file that was fetched to the place."""
+        """Return the path of a file that was fetched to the place, or that both share."""
         self.sought.append((place, file))
-        return self.files.get((place, file))
+        return file.path if self.shared else self.files.get((place, file))
 
     async def fetch(self, place: str, source: str, file: FileKey, progress: Callable[[float], None]) -> PurePath:
         """Let a place have a file that is on this machine."""
@@ -157,6 +180,7 @@ class TwoPlaces(Placement):
 
     async def close(self) -> None:
         """End what is left."""
+        self.closed = True
         for child in [child for children in self.children.values() for child in children]:
             child.kill()
             await child.process.wait()
@@ -168,7 +192,8 @@ class TwoPlaces(Placement):
         """Let a place and its processes be gone; if it is not `told`, only their connections say so."""
         self.names.remove(name)
         for child in self.children[name]:
-            child.lost.set_result(reason)
+            if not child.lost.done():
+                child.lost.set_result(reason)
             child.kill()
         if told:
             assert self.events is not None
@@ -178,6 +203,12 @@ class TwoPlaces(Placement):
         assert process.stderr is not None
         while data := await process.stderr.read(1 << 16):
             output(data)
+
+
+def _arrival(arrived: asyncio.Future[Arrival], over: asyncio.Future[int]) -> Arrival:
+    if not arrived.done():
+        raise PlacementFailed(f"the worker ended with status {over.result()} before it connected")
+    return arrived.result()
 
 
 class Places:
@@ -272,3 +303,74 @@ class FileEngine(PlaceEngine):
         paths = [spec.file, *(one.path for one in options.adapters), options.template, *options.more.values()]
         model.files = " ".join(map(str, paths))
         return model
+
+
+class SizedEngine(PlaceEngine):
+    """Needs 80 MB of memory, or a quarter of it and 50 MB of a GPU where there is one."""
+
+    name = "sized"
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """Tell that of the machine that the spec is for."""
+        if spec.devices:
+            return Memory(
+                overhead=20 * 10**6, offloaded=True, device=50 * 10**6, devices={spec.devices[0].name: 50 * 10**6},
+            )
+        return Memory(overhead=80 * 10**6)
+
+
+class BrokenEngine(PlaceEngine):
+    """Cannot load anything."""
+
+    name = "broken"
+
+    def load(self, spec: ModelSpec, progress: Progress) -> PlaceModel:
+        """Refuse."""
+        raise ModelLoadFailed("its library is missing")
+
+
+class HangingEngine(PlaceEngine):
+    """Its libraries take for ever to be imported."""
+
+    name = "hanging"
+
+    def warm(self) -> None:
+        """Wait."""
+        threading.Event().wait()
+
+
+class TwoPlugin:
+    """A plugin with the placement and its engines."""
+
+    def __init__(self) -> None:
+        self.placement = TwoPlaces()
+
+    @hookimpl
+    def lllms_placements(self) -> list[TwoPlaces]:
+        """Offer the placement."""
+        return [self.placement]
+
+    @hookimpl
+    def lllms_engines(self) -> list[Engine]:
+        """Offer the engines."""
+        return [PlaceEngine(), BrokenEngine(), HangingEngine(), FileEngine()]
+
+
+def configured(
+    plugin: TwoPlugin, placement: Mapping[str, object], models: Mapping[str, object] | None = None,
+) -> Host:
+    """Return a host with a table `[placement]`, and a model `a`, or others."""
+    tables = {"a": {"engine": "placed", "memory": "100MB"}} if models is None else models
+    config = parse_config({
+        "server": {"port": 0, "shutdown_timeout": 0}, "placement": placement, "models": tables,
+    })
+    return Host(config, Plugins.discover(extra={"two": plugin}, environ={"LLLMS_PLUGINS": ""}))
+
+
+def host_at_places(
+    plugin: TwoPlugin, *, kind: str = "two", memory: int = 10**9, cores: int = 2, broken: bool = False,
+) -> Host:
+    """Return a host whose models run at two places, or all on this machine if `kind` is `local`."""
+    options = {} if kind == "local" else {"options": {"memory": memory, "cores": cores}}
+    models = {"broken": {"engine": "broken", "memory": "100MB"}} if broken else None
+    return configured(plugin, {"kind": kind, **options}, models)

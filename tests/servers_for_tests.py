@@ -152,11 +152,11 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def served(files: dict[str, bytes], handler: type[Handler] = Handler) -> Iterator[Site]:
+def served(files: dict[str, bytes], handler: type[Handler] = Handler, host: str = "127.0.0.1") -> Iterator[Site]:
     """Serve files on a free port of this machine."""
     site = Site(files)
-    server = Server(("127.0.0.1", 0), type("SiteHandler", (handler,), {"site": site}))
-    site.url = f"http://127.0.0.1:{server.server_port}"
+    server = Server((host, 0), type("SiteHandler", (handler,), {"site": site}))
+    site.url = f"http://{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

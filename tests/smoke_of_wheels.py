@@ -136,7 +136,7 @@ def smoke(python: Path, folder: Path) -> None:
     """Use each plugin once, and the command line."""
     lllms = str(python.with_name("lllms"))
     names = {plugin["name"] for plugin in json.loads(run(lllms, "plugins", "--json", folder=folder))}
-    for name in ("mock", "llamacpp", "gpt4all", "anthropic", "ollama", "compat", "openai"):
+    for name in ("mock", "llamacpp", "gpt4all", "anthropic", "ollama", "compat", "ray", "openai"):
         if name not in names:
             sys.exit(f"plugin '{name}' is missing; there are: {', '.join(sorted(names))}")
     answer = run(lllms, "run", "tiny-chat", "lets count to 10", "--temperature", "0", folder=folder)

@@ -107,16 +107,16 @@ def test_serve_shows_what_it_waits_for(lllms, site, terminal):
 def test_ps_shows_downloads(lllms, site):
     """`ps` shows each download's models, source, bytes, speed and time left, and why a failed one failed."""
     configured(lllms, site, prepare="async")
-    site.faults = [hang(400_000)]
+    site.faults = [hang(400_000), *[hang(0)] * 9]  # after half a minute of silence it is asked again
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
         url = address(printed)
         assert site.reached.wait(GUARD)
         while (told := httpx.get(url).json()["downloads"][0])["done_bytes"] < 400_000:
             assert told["state"] in {"starting", "downloading"}
-        lines = lllms("ps", "--url", url).splitlines()
+        lines = lllms.here("ps", "--url", url).splitlines()
         assert "model mine: engine llamacpp, 0 of 1 instances" in lines
         assert re.fullmatch(rf"download mine from {site.url}/tiny\.gguf: {HALFWAY}", lines[-1])
-        [told] = json.loads(lllms("ps", "--url", url, "--json"))["downloads"]
+        [told] = json.loads(lllms.here("ps", "--url", url, "--json"))["downloads"]
         assert (told["state"], told["done_bytes"], told["total_bytes"]) == ("downloading", 400_000, len(DATA))
         assert told["bytes_per_second"] > 0
         assert told["seconds_left"] > 0
@@ -124,7 +124,7 @@ def test_ps_shows_downloads(lllms, site):
         site.release.set()
         while httpx.get(url).json()["downloads"][0]["state"] != "failed":
             assert site.requests
-        last = lllms("ps", "--url", url).splitlines()[-1]
+        last = lllms.here("ps", "--url", url).splitlines()[-1]
         assert last.startswith(f"download mine from {site.url}/tiny.gguf: failed: ")
         assert "404" in last
 

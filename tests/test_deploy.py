@@ -38,7 +38,10 @@ def variables_in(text: str) -> set[str]:
     return set(re.findall(r"\bLLLMS_[A-Z_]+\b", text))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.iterdir()))
+FILES = sorted(path.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_variables_are_those_of_the_program(name: str) -> None:
     """Each LLLMS_ variable that a file names is a key of `[server]`."""
     assert variables_in((DEPLOY / name).read_text()) <= VARIABLES
@@ -47,7 +50,7 @@ def test_variables_are_those_of_the_program(name: str) -> None:
 def test_the_readme_explains_each_file() -> None:
     """The README of the folder names each of its files, and no other."""
     text = (DEPLOY / "README.md").read_text()
-    files = {path.name for path in DEPLOY.iterdir()} - {"README.md"}
+    files = {*FILES} - {"README.md"}
     assert {name for name in files if f"]({name})" not in text} == set()
     linked = set(re.findall(r"\]\(([^)#:]+)\)", text))
     assert {link for link in linked if not (DEPLOY / link).exists()} == set()

@@ -13,7 +13,15 @@ import pytest
 from attrs import evolve
 from click.testing import CliRunner
 from lllms_llamacpp import LlamaCppEngine
-from placements_for_tests import Adapter, FileEngine, FileOptions, PlaceEngine, TwoPlaces, TwoPlacesOptions
+from placements_for_tests import (
+    Adapter,
+    FileEngine,
+    FileOptions,
+    PlaceEngine,
+    SizedEngine,
+    TwoPlaces,
+    TwoPlacesOptions,
+)
 from pools_for_tests import ask
 from servers_for_tests import served
 from serving_for_tests import published
@@ -22,8 +30,8 @@ from waits_for_tests import GUARD, until
 from lllms_core import Host, hookimpl, parse_config
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.cli import cli
-from lllms_core.engines import Engine
-from lllms_core.errors import DownloadCancelled, ModelLoadFailed, PlaceFull, PlacementFailed
+from lllms_core.engines import Engine, NoOptions
+from lllms_core.errors import DownloadCancelled, ModelLoadFailed, ModelTooLarge, PlaceFull, PlacementFailed
 from lllms_core.footprint import with_paths
 from lllms_core.placements import FileKey, Place
 from lllms_core.plugins import Plugins
@@ -34,7 +42,7 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.state import ModelLimits, PoolLimits
-from lllms_core.types import ModelSpec
+from lllms_core.types import Device, ModelSpec
 
 pytestmark = pytest.mark.slow
 
@@ -347,6 +355,32 @@ async def test_a_file_of_this_machine_has_no_source_for_others(plugin: TwoPlugin
         with pytest.raises(ModelLoadFailed, match=r"has no file .*m.gguf; share the server's folder of models with it"):
             await server.submit(server.request("a", prompt="where")).gather()
     assert plugin.placement.fetched == []
+
+
+# -- what a load needs where ------------------------------------------------------------------------------------------
+
+
+async def test_needs_are_those_of_the_place() -> None:
+    """The memory and the GPUs of a place decide what an instance needs and gets there, not those of the server."""
+    sized = PoolModel(SizedEngine(), ModelSpec("a", NoOptions()), ModelLimits(max_instances=2))
+    filed = Filed(sized, evolve(sized, spec=ModelSpec("b", NoOptions())))
+    gpus = (Device("CUDA0", 2 * 10**9, 2 * 10**9),)
+    filed.placement.facts = {
+        "one": Place("one", "place one", memory=100 * 10**6), "two": Place("two", "place two", 3, 120 * 10**6, gpus),
+    }
+    async with filed:
+        assert filed.pool.misfit("a", sized.spec) == ""
+        assert sorted([await filed.where("a"), await filed.where("b")]) == ["two", "two"]
+        [first, second] = filed.pool.status().instances
+        assert first.devices == second.devices == {"CUDA0": 50 * 10**6}
+        assert first.threads == 3
+        assert {one.name: one.used for one in filed.pool.status().places}["place one"] == 0
+        assert filed.placement.events is not None
+        filed.placement.lose("two")
+        why = filed.pool.misfit("a", sized.spec)
+        assert "needs about 115.7 MB of memory, and place one, which has the most, gives its instances 100" in why
+        with pytest.raises(ModelTooLarge, match="place one, which has the most"):
+            await filed.where("a")
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------

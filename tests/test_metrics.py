@@ -24,8 +24,10 @@ pytestmark = pytest.mark.slow
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 DASHBOARD = Path(__file__).parent.parent / "examples" / "grafana_dashboard.json"
-UNITS = ("seconds", "bytes", "tokens", "requests", "instances", "slots", "cores", "limit", "info")
-LABELS = {"model", "task", "outcome", "status", "route", "result", "cause", "room_for", "state", "le", "version"}
+UNITS = ("seconds", "bytes", "tokens", "requests", "instances", "slots", "cores", "places", "limit", "info")
+LABELS = {
+    "model", "task", "outcome", "status", "route", "result", "cause", "room_for", "state", "le", "version", "place",
+}
 
 
 class Scrape:

@@ -1,7 +1,7 @@
 """The page at `/` as people use it, in Chromium, over real servers."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,17 @@ import httpx
 import pytest
 from browsers_for_tests import PHONE, WIDE, Browser, browsing
 from gates_for_tests import Gate, GatePlugin
+from placements_for_tests import TwoPlugin, host_at_places
 from servers_for_tests import hang, served
 from waits_for_tests import GUARD
 
 from lllms_core.builtin.status import live
 from lllms_core.hookspecs import hookimpl
+from lllms_core.placements import Place
+from lllms_core.rendezvous import versions
 from lllms_core.serve import listen
 from lllms_core.testing import running_server
+from lllms_core.testing.servers import running_host
 from lllms_core.types import ModelOffer
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -338,6 +342,64 @@ def test_it_fits_a_phone_and_follows_the_rules_of_accessibility(browser: Browser
         assert browser.complaints() == {}
         assert _cut_off(browser) == []
         browser.errors()
+
+
+def test_it_shows_the_places_of_a_cluster(browser: Browser) -> None:
+    """Places appear with their instances, memory and age; a lost one, and one of other versions, say why.
+
+    Each instance names its place. It follows the rules of accessibility, wide and on a phone, light and dark.
+    """
+    plugin = TwoPlugin()
+    with running_host(host_at_places(plugin)) as url:
+        events = plugin.placement.events
+        assert events is not None
+        browser.open(url)
+        row = browser.find("#place-rows li", "place one\nin use")
+        assert "0 instances" in row.text
+        assert "0 bytes of 1.0 GB of memory used" in row.text
+        browser.find("#counts", "memory of 2 places, with 4 cores")
+        body = {"model": "a", "prompt": "where"}
+        where = httpx.post(f"{url}/v1/completions", json=body, timeout=GUARD).json()["choices"][0]["text"]
+        instance = httpx.get(f"{url}/").json()["instances"][0]["id"]
+        browser.find("#place-rows li", f"place {where}")
+        browser.find("#place-rows li .chips li", instance)
+        browser.find("#instance-rows li", f"at place {where}")
+        browser.find("#ended-rows li", f"at place {where}")
+        old = Place("old", "an-old-machine-with-a-long-name-" * 3, 8, versions={**versions(), "python": "2.7"})
+        _on_its_loop(plugin, lambda: events.there(old))
+        _on_its_loop(plugin, lambda: plugin.placement.lose(where))
+        browser.find("#place-rows li", f"place {where}\nlost")
+        browser.find("#place-rows li", "python is 2.7 there")
+        browser.find("#instance-rows", "None.")
+        for scheme in ("light", "dark"):
+            browser.prefer(scheme)
+            for size in (WIDE, PHONE):
+                browser.resize(size)
+                assert browser.complaints() == {}, (scheme, size)
+                assert _cut_off(browser) == [], (scheme, size)
+        browser.scripts(run=False)
+        try:
+            browser.driver.get(url)
+            plain = browser.driver.find_element("css selector", "body").text
+            assert f"place {where} lost: it is lost: its link is cut" in plain
+        finally:
+            browser.scripts(run=True)
+
+
+def _on_its_loop(plugin: TwoPlugin, act: Callable[[], None]) -> None:
+    """Let something happen to the placement, in the event loop of its server."""
+    assert plugin.placement.loop is not None
+    plugin.placement.loop.call_soon_threadsafe(act)
+
+
+def test_one_machine_has_no_section_for_places(browser: Browser) -> None:
+    """A server without a placement shows its own cores and memory, and neither places nor an empty heading."""
+    with running_server({"tiny": BOT}) as url:
+        browser.open(url)
+        browser.find("#model-rows", "tiny")
+        browser.find("#counts", "spare workers ready")
+        browser.gone("#places")
+        assert "Places" not in browser.text("body")
 
 
 def _cut_off(browser: Browser) -> list[str]:

@@ -19,18 +19,25 @@ import pytest
 from attrs import evolve
 from click.testing import CliRunner
 from engines_for_tests import Options, ScriptedEngine
-from placements_for_tests import PlaceEngine, Places, TwoPlaces, TwoPlacesOptions, two_places
+from placements_for_tests import (
+    PlaceEngine,
+    Places,
+    TwoPlaces,
+    TwoPlacesOptions,
+    TwoPlugin,
+    configured,
+    host_at_places,
+    two_places,
+)
 from pools_for_tests import ask
 from serving_for_tests import published
 from test_worker_both import Listener
 from waits_for_tests import GUARD, until
 
-from lllms_core import Host, hookimpl, parse_config
 from lllms_core.cli import cli
 from lllms_core.engines import NoOptions
 from lllms_core.errors import ConfigError, EngineDied, ModelLoadFailed, PlaceLost, PlacementFailed
 from lllms_core.placements import Ending, FileKey, Launch, Place
-from lllms_core.plugins import Plugins
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
@@ -251,14 +258,15 @@ async def test_a_lost_place_is_told_apart_from_a_death(placement: TwoPlaces) -> 
 
 
 async def test_its_log_comes_home(placement: TwoPlaces, caplog: pytest.LogCaptureFixture) -> None:
-    """What an engine logs and prints at a place arrives in the server's log, as from a local worker."""
+    """What an engine logs and prints at a place arrives in the server's log, with the name of the place."""
     caplog.set_level(logging.DEBUG, "lllms")
     worker, listener = await start(placement, Load(ScriptedEngine(), ModelSpec("scripted", Options(load="print"))))
     await listener.until(Loaded)
     worker.send(Close())
     assert await listener.reason() == "the worker ended"
     assert [record.getMessage() for record in caplog.records if record.name == "lllms.worker"] == [
-        "scripted: printed by Python", "scripted: written to standard output", "scripted: written to standard error",
+        f"scripted at place one: {text}"
+        for text in ("printed by Python", "written to standard output", "written to standard error")
     ]
 
 
@@ -439,31 +447,10 @@ async def test_a_model_file_is_fetched_once_for_each_place(tmp_path: Path, caplo
 # -- the configuration ------------------------------------------------------------------------------------------------
 
 
-class TwoPlugin:
-    """A plugin with a placement."""
-
-    def __init__(self) -> None:
-        self.placement = TwoPlaces()
-
-    @hookimpl
-    def lllms_placements(self) -> list[TwoPlaces]:
-        return [self.placement]
-
-    @hookimpl
-    def lllms_engines(self) -> list[PlaceEngine]:
-        return [PlaceEngine()]
-
-
-def host(plugin: TwoPlugin, **placement: object) -> Host:
-    """A host with a model at the places of a placement."""
-    config = parse_config({"placement": placement, "models": {"a": {"engine": "placed", "memory": "100MB"}}})
-    return Host(config, Plugins.discover(extra={"two": plugin}, environ={"LLLMS_PLUGINS": ""}))
-
-
 async def test_a_placement_of_a_plugin_is_chosen_by_the_configuration() -> None:
     """`[placement] kind` names it, and its options are its own."""
     plugin = TwoPlugin()
-    async with asyncio.timeout(GUARD), host(plugin, kind="two", options={"memory": 10**9, "cores": 3}) as server:
+    async with asyncio.timeout(GUARD), host_at_places(plugin, memory=10**9, cores=3) as server:
         stream = server.submit(server.request("a", prompt="where"))
         assert (await stream.gather()).text in {"one", "two"}
         [instance], places = server.status().instances, server.status().places
@@ -478,7 +465,7 @@ async def test_a_placement_of_a_plugin_is_chosen_by_the_configuration() -> None:
 async def test_clients_see_the_places() -> None:
     """`GET /` and `lllms ps` name the places, what they hold, and where each instance is."""
     plugin = TwoPlugin()
-    server = host(plugin, kind="two", options={"memory": 10**9})
+    server = host_at_places(plugin)
     async with asyncio.timeout(GUARD), server, published(server) as url:
         where = (await server.submit(server.request("a", prompt="where")).gather()).text
         shown = await asyncio.to_thread(lambda: CliRunner().invoke(cli, ["ps", "--url", url]).output)
@@ -498,10 +485,10 @@ async def test_clients_see_the_places() -> None:
 def test_faults_of_the_configuration_are_named(placement: dict[str, object], fault: str) -> None:
     """An unknown placement, or an unknown option of one, is a fault of the configuration."""
     with pytest.raises(ConfigError, match=re.escape(fault)):
-        host(TwoPlugin(), **placement)
+        configured(TwoPlugin(), placement)
 
 
 async def test_without_a_placement_models_run_here() -> None:
     """`local` is the default, and needs no plugin."""
-    async with asyncio.timeout(GUARD), host(TwoPlugin(), kind="local") as server:
+    async with asyncio.timeout(GUARD), host_at_places(TwoPlugin(), kind="local") as server:
         assert (await server.submit(server.request("a", prompt="where")).gather()).text == "here"

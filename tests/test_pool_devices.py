@@ -13,13 +13,14 @@ from test_pool_memory import World, refusals
 
 from lllms_core.cli.figures import memory_text
 from lllms_core.config import ServerConfig
+from lllms_core.engines import Model, Progress
 from lllms_core.errors import ModelTooLarge
 from lllms_core.pool import devices as devices_module
 from lllms_core.pool import memory_watch
 from lllms_core.pool.budget import Admit, DeviceRoom, Evict, Need, Never, Room, Seat, Shrink, Wait, decide, to_drain
-from lllms_core.pool.devices import DeviceWatch, device_rooms
+from lllms_core.pool.devices import DeviceWatch, device_rooms, free_of
 from lllms_core.pool.models import PoolModel
-from lllms_core.pool.needs import need_of
+from lllms_core.pool.needs import need_of, planned
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.types import Device, Memory, ModelSpec
@@ -141,6 +142,20 @@ class Growing(GpuEngine):
         return Memory(weights=10, offloaded=True, device=size, devices={"CUDA0": size})
 
 
+class Fitting(GpuEngine):
+    """Takes all that it may of each GPU, and keeps what its loads were given."""
+
+    loads: ClassVar[list[Mapping[str, int] | None]] = []
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        given = spec.device_memory or {}
+        return Memory(weights=10, offloaded=True, device=sum(given.values()), devices=given)
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        self.loads.append(spec.device_memory)
+        return super().load(spec, progress)
+
+
 class Broken(ScriptedEngine):
     name = "broken"
 
@@ -232,7 +247,48 @@ def test_automatic_sizes_honour_the_gpu() -> None:
     assert (override.private, override.devices) == (77, {"CUDA0": 200})
 
 
+def test_automatic_layers_get_what_is_free() -> None:
+    """Other programs' memory is not given to automatic sizes; it is still no reason why a model can never fit."""
+    spec = ModelSpec("m", None)
+    model = PoolModel(with_gpus(Fitting), spec, isolation="thread")
+    limits, free = {"CUDA0": 1000}, {"CUDA0": 300}
+    need = need_of(model, spec, 10**6, devices=limits, free=free)
+    assert need.devices == need.device_memory == free
+    assert need_of(model, spec, 10**6, devices=limits).device_memory == limits
+    assert need_of(model, spec, 10**6).device_memory is None
+    limit = MemoryLimit(10**6)
+    assert planned(model, spec, limit, alone=True, devices=limits, free=free).device_memory == free
+    growing = PoolModel(with_gpus(Growing), spec, isolation="thread")
+    assert need_of(growing, spec, 10**6, devices=limits, free=free).devices == {"CUDA0": 225}
+    rooms = {"a": DeviceRoom(9, 8, 5), "b": DeviceRoom(9, 4, 5), "c": DeviceRoom(9, 7)}
+    assert free_of(rooms) == {"a": 5, "b": 4, "c": 7}
+
+
 # -- the pool ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(None, 70 * GB - 10 * GB // 4), (5 * GB, 5 * GB)])
+async def test_a_load_gets_what_was_reckoned_with(
+    configured: int | None, expected: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker is told what its model may take of each GPU: what is free, within the limit, as in the estimate."""
+    monkeypatch.setattr(memory_watch, "memory_available", lambda: 100 * GB)
+    engine = with_gpus(Fitting, Device("CUDA0", 100 * GB, 70 * GB))
+    monkeypatch.setattr(Fitting, "loads", [])
+    pool = Pool(
+        {"m": PoolModel(engine, ModelSpec("m", Options()), ModelLimits(), isolation="thread")},
+        PoolLimits(memory=MemoryLimit(GB), gpu_memory=configured),
+    )
+    async with asyncio.timeout(GUARD):
+        await pool.start()
+        async with pool.submit(evolve(request("echo x"), model="m")) as stream:
+            await stream.gather()
+        [instance] = pool.status().instances
+        spec = pool.planned("m", ModelSpec("m", Options()))
+        await pool.close(grace=0)
+    assert instance.devices == {"CUDA0": expected}
+    assert engine.loads == [{"CUDA0": expected}]
+    assert spec.device_memory == {"CUDA0": expected}
 
 
 async def test_a_pool_counts_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

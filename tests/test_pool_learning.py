@@ -216,8 +216,11 @@ async def test_a_model_waits_for_memory_of_other_programs(monkeypatch: pytest.Mo
 async def test_who_waits_too_long_for_other_programs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `queue_timeout` the refusal says that the machine has too little memory now, and asks to come again."""
     monkeypatch.setattr(memory_watch, "memory_available", lambda: 10 * 10**6)
-    pool = Pool({"scripted": model()}, PoolLimits(queue_timeout=0.1, memory=MemoryLimit(GB)))
+    pool = Pool({"scripted": model()}, PoolLimits(memory=MemoryLimit(GB)))
     await pool.start()
+    async with pool.submit(ask("echo x")) as first:  # once it waits for memory, its model's need is known
+        await until(lambda: (waits := pool.waiting(first.request.id)) is not None and waits.state == "memory")
+    pool._scheduler.placing.limits = evolve(pool._scheduler.limits, queue_timeout=0.1)
     with pytest.raises(InsufficientMemory, match=r"only 10\.0 MB free now; other programs hold the rest") as caught:
         await say(pool, "echo x")
     assert caught.value.retry_after >= 1

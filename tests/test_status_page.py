@@ -23,7 +23,9 @@ from lllms_core.types import Message
 pytestmark = pytest.mark.slow
 
 EVENTS = "/api/v1/status/events"
-SECTIONS = {"server", "problems", "memory", "models", "instances", "requests", "ended", "downloads", "spares"}
+SECTIONS = {
+    "server", "problems", "memory", "places", "models", "instances", "requests", "ended", "downloads", "spares",
+}
 BOT = {"engine": "mock", "isolation": "thread"}
 KEYS = ["everything: sk-all", {"name": "little", "key": "sk-little", "models": ["tiny"]}]
 

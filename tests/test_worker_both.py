@@ -10,12 +10,13 @@ from pathlib import Path
 import engines_for_tests as engines
 import pytest
 from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
-from placements_for_tests import TwoPlaces, two_places
+from placements_for_tests import two_places
 from pools_for_tests import ask
 from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest
+from lllms_core.placements import Place, Placement
 from lllms_core.types import Delta, Isolation, ModelSpec
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.socket_worker import SocketWorker
@@ -77,7 +78,7 @@ class Listener:
             return await self.end
 
 
-Kind = Isolation | TwoPlaces
+Kind = Isolation | tuple[Placement, Place]
 """How a worker runs: in a process or a thread of this machine, or at a place."""
 
 
@@ -88,7 +89,7 @@ async def isolation(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
         yield request.param
         return
     async with two_places() as placement:
-        yield placement
+        yield placement, placement.place("one")
 
 
 async def start(
@@ -96,8 +97,8 @@ async def start(
 ) -> tuple[Worker, Listener]:
     listener = Listener()
     load = Load(engine or ScriptedEngine(), ModelSpec("scripted", options or Options(), threads=3))
-    if isinstance(isolation, TwoPlaces):
-        return await SocketWorker.start(load, listener, isolation, isolation.place("one")), listener
+    if not isinstance(isolation, str):
+        return await SocketWorker.start(load, listener, *isolation), listener
     return await start_worker(load, isolation, listener), listener
 
 

@@ -8,8 +8,8 @@ HEAD = """\
 # Metrics
 
 What `GET /metrics` returns. Counters begin at 0 when the server starts; histograms also have `_bucket`, `_sum` and
-`_count`. Labels have few values, names of served models, states, causes and HTTP statuses, so no client can make their
-number grow. Metrics of memory appear if the server has a memory limit, as it has by default.
+`_count`. Labels have few values, names of served models and of places, states, causes and HTTP statuses, so no client
+can make their number grow. Metrics of memory appear if the server has a memory limit, as it has by default.
 
 [Watch it](../guides/watching.md) shows how to scrape them, and a dashboard for Grafana.
 

@@ -11,12 +11,13 @@ DOCUMENTS: Mapping[str, str] = {
     "examples/deploy/README.md": "guides/deploying.md",
     **{
         f"plugins/lllms-{name}/README.md": f"plugins/{name}.md"
-        for name in ("llamacpp", "gpt4all", "mock", "anthropic", "ollama", "compat")
+        for name in ("llamacpp", "gpt4all", "mock", "anthropic", "ollama", "compat", "ray")
     },
 }
 """Markdown files, and the pages that they become."""
 PLACES: Mapping[str, str] = {
     "README.md": "index.md", "plugins": "plugins/index.md", "examples": "examples/index.md",
+    "docs/guides/cluster.md": "guides/cluster.md",
     "lllms_core/hookspecs.py": "reference/python/hookspecs.md",
 }
 """Other places of the repository, and the pages about them."""

@@ -57,6 +57,7 @@ SHAPES = {
     "long": Shape(layers=2, dim=128, heads=2, kv_heads=1, feed_forward=256, vocabulary=16384, context=65536),
     "135m": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152),
     "135m-chained": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152, chained=True),
+    "1b": Shape(layers=16, dim=2048, heads=32, kv_heads=8, feed_forward=8192, vocabulary=128_256),
     "135m-152k": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=151936),
 }
 """Keyed by the number of parameters, without the output matrix, or by what they are for."""

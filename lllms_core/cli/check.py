@@ -1,4 +1,4 @@
-"""`lllms check`: check the whole setup without loading a model."""
+"""`lllms check`: check the whole setup, other machines included, without loading a model."""
 
 import asyncio
 from pathlib import Path
@@ -11,6 +11,7 @@ from lllms_core.cli.inspection import hardware_of
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError, LllmsError
+from lllms_core.placements import LOCAL
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
 from lllms_core.values.sizes import human_size
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
 def check(config_file: Path | None) -> None:
     """Check the configuration, the plugins and the model files; load nothing.
 
+    With a placement, each of its machines is checked, too: a worker is started there and ended again.
+
     Exits with code 1 if anything is wrong, and names every fault.
     """
     from lllms_core.catalog import Catalog
+    from lllms_core.cli.cluster import check_cluster
     from lllms_core.config import Config
     from lllms_core.config.key_file import exposed
     from lllms_core.plugins import Plugins
@@ -66,10 +70,13 @@ def check(config_file: Path | None) -> None:
         problems += problem.text.splitlines()
     warnings = [text] if (text := exposed(config.server.api_keys_file)) else []
     sound: list[CatalogEntry] = []
-    limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
-    devices = _gpus(config, catalog)
+    far = config.placement.kind != LOCAL  # then no instance runs on this machine
+    limit = None if far else memory_limit(
+        config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)),
+    )
+    devices = {} if far else _gpus(config, catalog)
     for entry in catalog.entries:
-        findings = _examine(entry, config, limit, devices, alone=len(catalog.entries) == 1)
+        findings = _examine(entry, config, limit, devices, alone=len(catalog.entries) == 1, far=far)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
@@ -78,6 +85,9 @@ def check(config_file: Path | None) -> None:
     warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound, limit, devices, alone=len(catalog.entries) == 1)
+    cluster = check_cluster(config, plugins, catalog, sound)
+    problems += cluster.problems
+    warnings += cluster.warnings
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -208,9 +218,9 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
 
 def _examine(
     entry: "CatalogEntry", config: "Config", limit: "MemoryLimit | None", devices: "Mapping[str, DeviceRoom]",
-    *, alone: bool,
+    *, alone: bool, far: bool,
 ) -> list[Finding]:
-    """Describe a model, and return its engine's findings."""
+    """Describe a model, and return its engine's findings; with `far`, its instances run on other machines."""
     from lllms_core.engines.room import fits_here, lack_of_memory
     from lllms_core.pool.devices import limits_of
     from lllms_core.pool.models import PoolModel
@@ -229,13 +239,13 @@ def _examine(
             details, memory = entry.engine.inspect(spec), entry.engine.estimate(spec)
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
-            if where := hardware_of(entry.engine, entry.spec):
+            if not far and (where := hardware_of(entry.engine, entry.spec)):
                 click.echo(f"model {entry.name}: computes on {where}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
             if learnt := learnt_text(learnt_of(entry, config)):
                 click.echo(f"model {entry.name}: {learnt}")
-            lack = lack_of_memory(memory, entry.engine.smaller(spec, fits_here))
+            lack = None if far else lack_of_memory(memory, entry.engine.smaller(spec, fits_here))
             found += [] if lack is None else [Finding(lack)]
         if not any(finding.fatal for finding in found):
             rehearsed = asyncio.run(rehearse(entry.engine, entry.spec))

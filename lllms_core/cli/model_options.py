@@ -24,7 +24,7 @@ GivenOptions = Mapping[str, tuple[str, str]]
 _FLAGS = (
     ("--context", "context_length", "TOKENS", "Tokens that one request may hold, prompt and answer together."),
     ("--slots", "slots", "N", "Requests that run at once in one instance."),
-    ("--gpu-layers", "gpu_layers", "N", "Layers on the GPU; all, or 0 for none."),
+    ("--gpu-layers", "gpu_layers", "N", "Layers on the GPU: all, 0 for none, or auto."),
 )
 
 

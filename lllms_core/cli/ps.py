@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lllms_core.cli.setup import config_option, connect, examples, server_options
-from lllms_core.values.sizes import human_size
+from lllms_core.values.sizes import human_size, human_time
 
 _SILENT = 5
 """Seconds; shorter silences are usual."""
@@ -34,8 +34,9 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         return
     requests = status["requests"]
     click.echo(f"lllms {status['version']} at {client.url}: {status['status']}")
+    cores = "" if status.get("places") else f"; {status['cores']} cores"  # else each place has its own
     click.echo(f"requests: {requests['running']} of {requests['concurrency']} running, "
-               f"{requests['waiting']} of {requests['queue_size']} waiting; {status['cores']} cores")
+               f"{requests['waiting']} of {requests['queue_size']} waiting{cores}")
     if memory := status.get("memory"):
         parts = [f"about {human_size(memory['used'])} of {human_size(memory['limit'])} used"]
         parts += [f"{human_size(memory['sessions'])} of it by stored sessions"] if memory.get("sessions") else []
@@ -86,13 +87,18 @@ def _model(one: Mapping[str, Any]) -> str:
 
 
 def _place(one: Mapping[str, Any]) -> str:
+    since = human_time(one["seconds"])
+    if one["state"] not in {"used", "avoided"}:
+        return f"place {one['name']}: not used for {since}: {one['problem']}"
     limit = "" if one["memory"] is None else f" of {human_size(one['memory'])}"
+    disk = "" if one["disk"] is None else f", {human_size(one['disk'])} of disk free"
     gpus = "".join(
         f", {human_size(gpu['used'])} of {human_size(gpu['limit'])} on {gpu['name']}" for gpu in one["devices"]
     )
     return (
         f"place {one['name']}: {one['instances']} instances, {one['cores']} cores,"
-        f" about {human_size(one['used'])}{limit} used{gpus}"
+        f" about {human_size(one['used'])}{limit} used{gpus}{disk}, there for {since}"
+        f"{'; ' + one['problem'] if one['problem'] else ''}"
     )
 
 

@@ -56,9 +56,11 @@ def why(request_id: str | None, url: str | None, as_json: bool, config_file: Pat
 
 def _line(one: Mapping[str, Any]) -> str:
     pace = "" if one["tokens_per_second"] is None else f", {one['tokens_per_second']} tokens/s"
+    place = f" at {one['place']}" if one.get("place") else ""
     return (
-        f"{one['id']}: {one['task']} for {one['model']}, {one['outcome'] or one['state']} after {one['seconds']:.3f} s,"
-        f" {one['prompt_tokens']} tokens read ({one['cached_tokens']} cached), {one['tokens']} written{pace}"
+        f"{one['id']}: {one['task']} for {one['model']}{place},"
+        f" {one['outcome'] or one['state']} after {one['seconds']:.3f} s, {one['prompt_tokens']} tokens read"
+        f" ({one['cached_tokens']} cached), {one['tokens']} written{pace}"
     )
 
 

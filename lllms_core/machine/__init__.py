@@ -5,7 +5,7 @@ from lllms_core.machine.files import at_home, decode_text, open_regular, read_re
 from lllms_core.machine.first_process import Orphans
 from lllms_core.machine.identity import file_identity
 from lllms_core.machine.memory import available_memory, cgroup_free, cgroup_memory, free_memory, usable_memory
-from lllms_core.machine.processes import private_bytes, private_memory
+from lllms_core.machine.processes import die_with, private_bytes, private_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -28,6 +28,7 @@ __all__ = [
     "cgroup_free",
     "cgroup_memory",
     "decode_text",
+    "die_with",
     "duties",
     "file_identity",
     "free_memory",

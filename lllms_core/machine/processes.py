@@ -1,7 +1,13 @@
-"""The memory of other processes, as Linux counts it."""
+"""Other processes: their memory, as Linux counts it, and the parent with which a process ends."""
+
+import ctypes
+import os
+import signal
+import sys
 
 from lllms_core.machine.control_groups import read_text
 
+PR_SET_PDEATHSIG = 1
 _PRIVATE = ("RssAnon", "RssShmem", "VmSwap")
 
 
@@ -22,3 +28,15 @@ def private_bytes(status: str) -> int | None:
         if name in found and number and number[0].isdecimal():
             found[name] = int(number[0]) * 1024
     return sum(found.values()) if any(found.values()) else None
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, even while native code holds the interpreter.
+
+    The parent is the thread that started it. Only Linux does so: elsewhere a closed pipe or socket has to do.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the line above

@@ -1,7 +1,7 @@
 """The measurements of a server in Prometheus' format.
 
 What has happened is counted: a request at its end, so that a token costs nothing. The present state is read at each
-scrape. Labels have few values: names of models, states, causes, HTTP statuses.
+scrape. Labels have few values: names of models and of places, states, causes, HTTP statuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,16 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from lllms_core.events import Event, FilesEnded, InstanceDied, LoadEnded, RequestRefused, UnloadBegun
+from lllms_core.events import (
+    Event,
+    FilesEnded,
+    InstanceDied,
+    LoadEnded,
+    PlaceDeparted,
+    RequestRefused,
+    RequestRequeued,
+    UnloadBegun,
+)
 from lllms_core.status import DownloadStatus, PoolStatus, RequestRecord, RequestStatus
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -80,6 +89,11 @@ class Metrics:
         )
         self._evictions = counter("evictions", "Instances unloaded for the room of another model.", "model", "room_for")
         self._deaths = counter("instance_deaths", "Loaded instances whose worker died or was killed.", "model")
+        self._lost = counter("lost_places", "Places that were lost, with all their instances.", "place")
+        self._requeued = counter(
+            "requeued_requests", "Requests queued again because their place was lost before they had an answer.",
+            "model",
+        )
         self._downloads = counter("downloads", "Fetches of models' files, by result.", "model", "result")
         registry.register(_Present(now))
         ProcessCollector(registry=registry)
@@ -120,6 +134,10 @@ class Metrics:
                     self._evictions.labels(model, room_for).inc()
             case InstanceDied(model=model):
                 self._deaths.labels(model).inc()
+            case PlaceDeparted(name=name):
+                self._lost.labels(name).inc()
+            case RequestRequeued(model=model):
+                self._requeued.labels(model).inc()
             case FilesEnded(model=model, result=result):
                 self._downloads.labels(model, result).inc()
             case _:
@@ -156,6 +174,7 @@ class _Present(Collector):
         yield from _requests(now)
         yield from _instances(now)
         yield from _memory(now.pool)
+        yield from _places(now.pool)
         yield from _transfers(now)
 
 
@@ -210,6 +229,30 @@ def _memory(pool: PoolStatus) -> Iterator[Metric]:
     )
     if pool.memory.available is not None:
         yield _gauge("memory_available_bytes", "Memory that is free on the machine now.", pool.memory.available)
+
+
+def _places(pool: PoolStatus) -> Iterator[Metric]:
+    count = GaugeMetricFamily("lllms_places", "Machines of the placement, by state.", labels=["state"])
+    gauges = {
+        name: GaugeMetricFamily(f"lllms_place_{name}", text, labels=["place"]) for name, text in (
+            ("instances", "Instances at a place."),
+            ("cores", "The cores that are divided among the busy instances of a place."),
+            ("memory_limit_bytes", "The memory that the instances of a place may take; absent without a limit."),
+            ("memory_used_bytes", "The memory of the instances of a place, by their estimates."),
+        )
+    }
+    used = [one for one in pool.places if one.state in {"used", "avoided"}]
+    if pool.places:
+        for state in ("used", "avoided", "refused", "lost"):
+            count.add_metric([state], sum(one.state == state for one in pool.places))
+    for name in dict.fromkeys(one.name for one in used):  # two may have the same
+        own = [one for one in used if one.name == name]
+        gauges["instances"].add_metric([name], sum(one.instances for one in own))
+        gauges["cores"].add_metric([name], sum(one.cores for one in own))
+        gauges["memory_used_bytes"].add_metric([name], sum(one.used for one in own))
+        if any(one.memory is not None for one in own):
+            gauges["memory_limit_bytes"].add_metric([name], sum(one.memory or 0 for one in own))
+    yield from (count, *gauges.values())
 
 
 def _transfers(now: Now) -> Iterator[Metric]:

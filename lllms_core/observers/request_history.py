@@ -19,6 +19,7 @@ from lllms_core.events import (
     RequestAssigned,
     RequestBegun,
     RequestEnded,
+    RequestRequeued,
     RequestSubmitted,
     RequestsWait,
     UnloadBegun,
@@ -103,9 +104,14 @@ class History:
                 self._submit(event)
             case RequestEnded():
                 self._end(event)
-            case RequestAssigned(id=request_id, instance=instance, at=at) if one := self._open.get(request_id):
-                one.waits, one.known["instance"] = False, instance
-                one.note(at, "assigned", instance)
+            case RequestAssigned(instance=instance, at=at, place=place) if one := self._open.get(event.id):
+                one.waits = False
+                one.known |= {"instance": instance, "place": place}
+                one.note(at, "assigned", _at(instance, place))
+            case RequestRequeued(reason=reason, at=at) if one := self._open.get(event.id):
+                one.waits, one.wait = True, ("", "")
+                one.known |= {"instance": None, "place": ""}
+                one.note(at, "queued again", reason)
             case RequestBegun() if one := self._open.get(event.id):
                 self._begin(one, event)
             case RequestsWait(model=model, state=state, reason=reason, at=at):
@@ -164,10 +170,11 @@ class History:
     def _note_change(self, event: Event) -> None:
         """Note what happens to instances and files for the requests that wait for it."""
         match event:
-            case LoadBegun(instance=instance, model=model, at=at):
-                self._note(model, at, "loading", instance)
-            case LoadEnded(instance=instance, model=model, at=at, problem=problem):
-                told = ("loaded", instance) if problem is None else ("load failed", f"{instance}: {problem}")
+            case LoadBegun(instance=instance, model=model, at=at, place=place):
+                self._note(model, at, "loading", _at(instance, place))
+            case LoadEnded(instance=instance, model=model, at=at, problem=problem, place=place):
+                where = _at(instance, place)
+                told = ("loaded", where) if problem is None else ("load failed", f"{where}: {problem}")
                 self._note(model, at, *told)
             case UnloadBegun(instance=instance, room_for=str(model), at=at):
                 self._note(model, at, "evicting", instance)
@@ -184,6 +191,10 @@ class History:
 
     def _waiting(self, model: str) -> Iterator[_Open]:
         return (one for one in self._open.values() if one.waits and one.record.model == model)
+
+
+def _at(instance: str, place: str) -> str:
+    return f"{instance} at {place}" if place else instance
 
 
 def outcome_of(error: LllmsError) -> tuple[str, int]:

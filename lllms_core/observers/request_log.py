@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from lllms_core.events import Event, RequestAssigned, RequestBegun, RequestRefused, RequestSubmitted
+from lllms_core.events import Event, RequestAssigned, RequestBegun, RequestRefused, RequestRequeued, RequestSubmitted
 from lllms_core.status import RequestRecord
 
 LOG = logging.getLogger("lllms.requests")
@@ -28,8 +28,10 @@ class RequestLog:
                 case RequestSubmitted(id=request_id, model=model, task=task, client_id=client_id):
                     step: Fields = {"model": model, "task": task, "client_id": client_id or None}
                     _write(logging.DEBUG, "submitted", {"id": request_id, **step})
-                case RequestAssigned(id=request_id, instance=instance):
-                    _write(logging.DEBUG, "assigned", {"id": request_id, "instance": instance})
+                case RequestAssigned(id=request_id, instance=instance, place=place):
+                    _write(logging.DEBUG, "assigned", {"id": request_id, "instance": instance, "place": place or None})
+                case RequestRequeued(id=request_id, model=model):
+                    _write(logging.DEBUG, "requeued", {"id": request_id, "model": model})
                 case RequestBegun(id=request_id, admitted=admitted):
                     counts: Fields = {} if admitted is None else {
                         "prompt_tokens": admitted.prompt_tokens, "cached_tokens": admitted.cached_tokens,
@@ -49,6 +51,7 @@ def ended_fields(record: RequestRecord) -> Fields:
         "model": record.model,
         "task": record.task,
         "instance": record.instance,
+        "place": record.place or None,
         "queued_ms": _ms(times.queued),
         "load_ms": _ms(times.load),
         "prompt_ms": _ms(times.prompt),

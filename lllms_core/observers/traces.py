@@ -66,6 +66,7 @@ def attributes(record: RequestRecord) -> Mapping[str, Attribute]:
         "gen_ai.usage.output_tokens": record.tokens,
         "gen_ai.response.time_to_first_chunk": record.first_piece,
         "lllms.instance": record.instance,
+        "lllms.place": record.place or None,
         "lllms.key": record.key or None,
         "lllms.client_id": record.client_id or None,
         "lllms.queued": record.timings.queued,

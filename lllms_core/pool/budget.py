@@ -28,6 +28,8 @@ class Need:
     """Instances with this file share the mapped weights; None: with no other."""
     memory: int | None = None
     """The `ModelSpec.memory` with which it is loaded."""
+    device_memory: Mapping[str, int] | None = None
+    """The `ModelSpec.device_memory` with which it is loaded."""
     smaller: tuple["Need", ...] = ()
     """Needs of the same model with less context, or fewer slots, in descending order; where these are automatic."""
     way_out: tuple[str, ...] | None = None

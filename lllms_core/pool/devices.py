@@ -43,6 +43,11 @@ def limits_of(rooms: Mapping[str, DeviceRoom]) -> dict[str, int]:
     return {name: one.limit for name, one in rooms.items()}
 
 
+def free_of(rooms: Mapping[str, DeviceRoom]) -> dict[str, int]:
+    """Return what instances may take of the memory of each GPU at this moment, which other programs may hold, too."""
+    return {name: one.limit if one.usable is None else min(one.limit, one.usable) for name, one in rooms.items()}
+
+
 def find_devices(engines: Iterable[Engine]) -> list[Device]:
     """Return the GPUs of these engines, each once; those of an engine that fails are unknown."""
     found: dict[str, Device] = {}

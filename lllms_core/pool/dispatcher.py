@@ -18,14 +18,16 @@ from lllms_core.events import (
     LoadBegun,
     LoadEnded,
     Observer,
+    PlaceDeparted,
     RequestAssigned,
     RequestEnded,
+    RequestRequeued,
     RequestsWait,
     UnloadBegun,
 )
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need
-from lllms_core.pool.devices import limits_of
+from lllms_core.pool.devices import free_of, limits_of
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.fleet import rough
@@ -194,7 +196,7 @@ class Dispatcher:
             self.tell(RequestEnded(ticket, time.monotonic(), error=refusal))
             self.apply(self.scheduler.finished(ticket, time.monotonic()))
         else:
-            self.tell(RequestAssigned(ticket, instance.id, time.monotonic()))
+            self.tell(RequestAssigned(ticket, instance.id, time.monotonic(), instance.place))
 
     def _refuse(self, ticket: str, refusal: LllmsError) -> None:
         self.waiting.pop(ticket).fail(refusal)
@@ -209,7 +211,7 @@ class Dispatcher:
             "grown": ", because all instances together have grown above the memory limit",
             "changed": ", because the configuration has changed",
         }
-        LOG.info("unloading %s%s", instance.id, why[stop.cause])
+        LOG.info("unloading %s%s", instance.label, why[stop.cause])
         self.tell(UnloadBegun(instance.id, instance.model, stop.cause, time.monotonic(), stop.room_for))
         instance.close()
 
@@ -300,7 +302,9 @@ class Dispatcher:
 
         def look() -> Need:
             if place.id == LOCAL:
-                return need_of(entry, spec, place.memory, alone=alone, devices=self._watch.devices.find())
+                devices = self._watch.devices.find()
+                free = free_of(self._watch.devices.rooms)
+                return need_of(entry, spec, place.memory, alone=alone, devices=devices, free=free)
             there = evolve(spec, devices=place.place.devices)
             return need_of(
                 entry, there, rough(place.memory), alone=alone, devices=limits_of(place.devices), memory=asked.memory,
@@ -392,16 +396,19 @@ class Dispatcher:
         if spec is None or self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
             asyncio.get_running_loop().call_soon(self._outdated, instance_id)
             return
-        LOG.info("loading %s", instance_id)
-        self.tell(LoadBegun(instance_id, model, time.monotonic()))
         terms = None
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(spec, threads=start.threads, memory=start.memory), terms)
+        spec = evolve(spec, threads=start.threads, memory=start.memory, device_memory=start.device_memory)
+        load = Load(entry.engine, spec, terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
-        instance = Instance(instance_id, model, self, patience, footprint)
+        known = self.scheduler.fleet.places.get(start.place)
+        place = "" if start.place == LOCAL or known is None else known.place.name
+        instance = Instance(instance_id, model, self, patience, footprint, place=place)
         self.instances[instance_id] = instance
+        LOG.info("loading %s", instance.label)
+        self.tell(LoadBegun(instance_id, model, time.monotonic(), place))
         if far is None:
             instance.start(self._spares.start(load, entry.isolation, instance))
         else:
@@ -466,9 +473,11 @@ class Dispatcher:
         """An instance is ready."""
         if self.scheduler.instances[instance.id].retired:
             return  # it is being ended
-        LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
+        LOG.info("loaded %s: %d slots of %d tokens", instance.label, info.slots, info.context_length)
         self.infos[instance.model] = info
-        self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, time.monotonic()))
+        self.tell(LoadEnded(
+            instance.id, instance.model, instance.load_seconds, time.monotonic(), place=instance.place,
+        ))
         self.apply(self.scheduler.loaded(instance.id, info.slots, time.monotonic()))
         self._weigh(instance, instance.load_seconds)
         self._weigh_later()
@@ -498,6 +507,8 @@ class Dispatcher:
     def gone(self, instance: Instance, reason: str) -> None:
         """An instance's worker has ended."""
         entry, now = self.scheduler.instances[instance.id], time.monotonic()
+        if instance.place and instance.place not in reason:
+            reason = f"{reason} (at {instance.place})"
         state, stopping = entry.state, self.scheduler.stopping
         starved = instance.starved and state != "closing" and not entry.retired and not stopping
         if starved:
@@ -510,9 +521,9 @@ class Dispatcher:
             return
         effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
         if state == "closing" or stopping:
-            LOG.info("unloaded %s", instance.id)
+            LOG.info("unloaded %s", instance.label)
         elif state == "loading":
-            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason))
+            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason, instance.place))
             self._tried[instance.model] = instance.footprint
             last = self.scheduler.setbacks.cooling(instance.model, now)
             LOG.error(
@@ -539,7 +550,11 @@ class Dispatcher:
         for instance in lost:
             del self.instances[instance.id]
         unanswered = {request for instance in lost for request in instance.unanswered}
-        self._lose(lost, self.scheduler.departed(place, time.monotonic(), unanswered), reason)
+        known = self.scheduler.fleet.places.get(place)
+        effects = self.scheduler.departed(place, time.monotonic(), unanswered)
+        if known is not None:
+            self.tell(PlaceDeparted(known.place.name, reason, time.monotonic()))
+        self._lose(lost, effects, reason)
 
     def _lose(self, lost: Sequence[Instance], effects: list[Effect], reason: str) -> None:
         """Give up instances that the scheduler knows to be lost, and hand it back what it has queued anew."""
@@ -548,6 +563,7 @@ class Dispatcher:
             self.tell(InstanceDied(instance.id, instance.model, time.monotonic()))
             for request_id in instance.unanswered & self.scheduler.waiting.keys():
                 self.waiting[request_id] = instance.release(request_id)
+                self.tell(RequestRequeued(request_id, instance.model, reason, time.monotonic()))
         self.apply(effects)
         for instance in lost:
             instance.abandon()

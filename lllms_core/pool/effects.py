@@ -1,5 +1,7 @@
 """The actions that the scheduler decides on and the pool carries out."""
 
+from collections.abc import Mapping
+
 from attrs import field, frozen
 
 from lllms_core.errors import LllmsError
@@ -18,6 +20,8 @@ class Start:
     """The `ModelSpec.memory` for its automatic sizes."""
     place: str = LOCAL
     """Where."""
+    device_memory: Mapping[str, int] | None = None
+    """The `ModelSpec.device_memory` for its automatic layers on GPUs."""
 
 
 @frozen

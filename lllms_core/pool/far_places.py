@@ -1,12 +1,14 @@
 """The places of a placement: which are there, where they have model files, and workers that are started at them."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from attrs import define, field
 
 from lllms_core.errors import PlaceLost
 from lllms_core.placements import Place, Placement
+from lllms_core.pool.attendance import Attendance
 from lllms_core.pool.budget import DeviceRoom
 from lllms_core.pool.devices import rooms_of
 from lllms_core.pool.fetches import Fetches
@@ -18,9 +20,6 @@ from lllms_core.worker.socket_worker import SocketWorker
 from lllms_core.worker.wire import Load
 
 LOG = logging.getLogger("lllms.pool")
-
-MOST_UNUSED = 32
-"""Places that are not used are remembered, for people, up to this many."""
 
 
 def _ignore(*_: object) -> None:
@@ -41,8 +40,7 @@ class FarPlaces:
     departed: Callable[[str, str], None] = _ignore
     """Called with the reason when a place is gone."""
     known: dict[str, Place] = field(factory=dict)
-    unused: dict[str, tuple[Place, str]] = field(factory=dict)
-    """By id: the last places that are lost, or that have other versions, with the reasons."""
+    attendance: Attendance = field(factory=Attendance)
     fetches: Fetches = field(init=False)
     _placed: dict[tuple[str, str], PlacedFiles] = field(factory=dict, init=False)
     """By place and model."""
@@ -65,12 +63,11 @@ class FarPlaces:
             LOG.warning("%s is not used: %s", place.name, reason)
             if place.id in self.known:  # it was installed anew
                 self.gone(place.id, reason)
-            self._note_unused(place, reason)
+            self.attendance.refused(place, reason, time.monotonic())
             return
         if place.id not in self.known:
             LOG.info("%s is there", place.name)
-        for one in [one for one, (other, _) in self.unused.items() if place.name == other.name or place.id == one]:
-            del self.unused[one]
+        self.attendance.there(place, time.monotonic())
         self.known[place.id] = place
         self.arrived(place, rooms_of(place.devices, self.gpu_memory))
 
@@ -78,16 +75,12 @@ class FarPlaces:
         """Use a place no more."""
         if (known := self.known.pop(place, None)) is not None:
             LOG.error("%s is lost: %s", known.name, reason)
-            self._note_unused(known, f"it is lost: {reason}")
+            self.attendance.lost(known, reason, time.monotonic())
             for key in [key for key in self._placed if key[0] == place]:
                 del self._placed[key]
             self.departed(place, f"{known.name} was lost: {reason}")
-
-    def _note_unused(self, place: Place, reason: str) -> None:
-        self.unused.pop(place.id, None)
-        self.unused[place.id] = place, reason
-        for oldest in [*self.unused][:-MOST_UNUSED]:
-            del self.unused[oldest]
+        else:
+            self.attendance.left(place)
 
     # -- files --------------------------------------------------------------------------------------------------------
 

@@ -68,16 +68,13 @@ class Fetches:
         missing = [file for file, path in zip(files.weights, weights, strict=True) if path is None]
         paths = [path for path in weights if path is not None]
         if missing or (len(paths) > 1 and paths != part_paths(paths[0])):
-            _check_fetch(place, files, missing[0] if missing else files.weights[0])
+            check_fetch(place, files, missing[0] if missing else files.weights[0])
             first = await self._fetch(place, files, begun)
             paths = part_paths(first) if len(files.weights) > 1 else [first]
         named = await self._find(place, files.named)
         for file, path in zip(files.named, named, strict=True):
             if path is None:
-                raise PlacementFailed(
-                    f"{place.name} has no file {file.path}, which an option names; {SHARE}, or copy the file there, to"
-                    " the same path",
-                )
+                raise PlacementFailed(lacks_named(place, file))
         there = dict(zip((Path(file.path) for file in files.all), [*paths, *named], strict=True))
         known = {ours: theirs for ours, theirs in there.items() if theirs is not None}
         return await asyncio.to_thread(PlacedFiles.at, files, known)
@@ -136,7 +133,15 @@ class Fetches:
             task.exception()  # its waiters may have left
 
 
-def _check_fetch(place: Place, files: LoadFiles, missing: FileKey) -> None:
+def lacks_named(place: Place, file: FileKey) -> str:
+    """Describe a file of an option that a place lacks, and the way out."""
+    return (
+        f"{place.name} has no file {file.path}, which an option names; {SHARE}, or copy the file there, to the same"
+        " path"
+    )
+
+
+def check_fetch(place: Place, files: LoadFiles, missing: FileKey) -> None:
     """Raise `PlacementFailed` if the weights need not be tried to fetch to a place."""
     if not files.source:
         raise PlacementFailed(

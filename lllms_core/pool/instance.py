@@ -123,9 +123,12 @@ class Instance:
 
     def __init__(
         self, instance_id: str, model: str, owner: Owner, patience: Patience, footprint: Footprint | None = None,
+        *, place: str = "",
     ) -> None:
         self.id = instance_id
         self.model = model
+        self.place = place
+        """The name of its machine, if that is not this one."""
         self.footprint = footprint or Footprint()
         """The footprint of the files when the load began."""
         self.progress = 0.0
@@ -148,6 +151,11 @@ class Instance:
         self._watchdog = Watchdog(
             patience.watchdog, lambda: bool(self._runs or self._surveys), lambda: self._send(Probe()), self._silent,
         )
+
+    @property
+    def label(self) -> str:
+        """Its id, with its machine if that is not this one."""
+        return f"{self.id} at {self.place}" if self.place else self.id
 
     @property
     def silent_seconds(self) -> float:
@@ -246,7 +254,9 @@ class Instance:
         for run in self._runs.values():
             request, waiting, age = run.stream.request, run.waiting, now - run.stream.submitted
             state = "ending" if run.stream.ended else "answering" if waiting is None else waiting.state
-            yield RequestStatus(request.id, request.model, request.task, state, age, run.tokens, self.id, waiting)
+            yield RequestStatus(
+                request.id, request.model, request.task, state, age, run.tokens, self.id, self.place, waiting,
+            )
 
     def found(self, answer: FoundSession) -> None:
         """Answer the worker's session lookup."""

@@ -39,6 +39,8 @@ FIND_SECONDS = 2.0
 LOG_SECONDS = 60.0
 """The shortest time between two log lines about the same trouble."""
 
+MOST_SPACES = 1000
+"""Each file, version or configuration of a model that the server has had is one."""
 SWEEP_SECONDS = 600.0
 """Interval between sweeps for expired sessions."""
 
@@ -70,6 +72,7 @@ class _Line:
             job = self._jobs.get()
             self.busy_since = time.monotonic()
             job()
+            del job  # a session may have hundreds of megabytes, and the next one may be long in coming
             self.busy_since = None
 
 
@@ -88,8 +91,8 @@ class SessionKeeper:
         """Sessions that are not stored yet, by id."""
         self._stored = 0
         """Bytes of the stored sessions, if these are in memory."""
-        self._spaces: set[str] = set()
-        """The spaces in which sessions have been looked up."""
+        self._spaces: dict[str, None] = {}
+        """The last spaces in which sessions have been looked up for the first time, up to `MOST_SPACES`."""
         self._told: dict[str, float] = {}
         self._tending: asyncio.Task[None] | None = None
         self._closed = False
@@ -291,7 +294,9 @@ class SessionKeeper:
     def _find(self, model: str, message: FindSession, prompt: TokenChain) -> FoundSession:
         nothing = FoundSession(message.request_id)
         if message.space not in self._spaces:
-            self._spaces.add(message.space)
+            self._spaces[message.space] = None
+            if len(self._spaces) > MOST_SPACES:
+                del self._spaces[next(iter(self._spaces))]
             self._tell_of_others(model, message.space)
         with self._lock:
             waiting = dict(self._waiting)

@@ -47,20 +47,20 @@ reserve is left are counted by then."""
 
 def need_of(
     model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False,
-    devices: Mapping[str, int] = NO_DEVICES, memory: int | None = None,
+    devices: Mapping[str, int] = NO_DEVICES, free: Mapping[str, int] | None = None, memory: int | None = None,
 ) -> Need:
     """Return what an instance takes; may read the file's header, from any thread.
 
     `room` are the bytes for all instances together, of which automatic sizes take a share, a larger one if the model is
-    `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU. With `memory` it is an instance
-    whose automatic sizes are chosen for this much. Where nothing is known it is only what a worker takes: whatever is
-    wrong, the load will tell.
+    `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU, and `free` is what other
+    programs leave of these. With `memory` it is an instance whose automatic sizes are chosen for this much. Where
+    nothing is known it is only what a worker takes: whatever is wrong, the load will tell.
     """
     worker = WORKER if model.isolation == "process" else 0
     given = None if model.memory is None else max(0, model.memory - worker)
     if model.memory is not None and not devices:
         return Need(model.memory, memory=given)
-    sizes = Sizes(model, spec, worker, devices)
+    sizes = Sizes(model, spec, worker, devices, free or devices or None)
     try:
         if model.memory is not None:
             return evolve(sizes.need(given), private=model.memory, shared=0, file=None)
@@ -75,12 +75,13 @@ def need_of(
 
 def planned(
     model: PoolModel, spec: ModelSpec, limit: MemoryLimit | None, *, alone: bool,
-    devices: Mapping[str, int] = NO_DEVICES,
+    devices: Mapping[str, int] = NO_DEVICES, free: Mapping[str, int] | None = None,
 ) -> ModelSpec:
     """Return the spec with the memory that an instance gets for its automatic sizes, if there is room for it."""
     if limit is None:
         return spec
-    return evolve(spec, memory=need_of(model, spec, limit.instances, alone=alone, devices=devices).memory)
+    need = need_of(model, spec, limit.instances, alone=alone, devices=devices, free=free)
+    return evolve(spec, memory=need.memory, device_memory=need.device_memory)
 
 
 @frozen
@@ -92,26 +93,29 @@ class Sizes:
     worker: int
     devices: Mapping[str, int] = NO_DEVICES
     """Bytes for all instances, by GPU."""
+    free: Mapping[str, int] | None = None
+    """What other programs leave of these; None: unknown."""
 
     def need(self, given: int | None = None) -> Need:
         """Return the need of an instance that may take this much."""
-        return self._of(self.model.engine.estimate(evolve(self.spec, memory=given)), given)
+        return self._of(self.model.engine.estimate(self._spec(given)), given)
 
     def automatic(self, room: int, share: int) -> Need:
         """Return the need of an instance that takes one part in `share` of the room beside its weights."""
-        smallest = self.model.engine.estimate(evolve(self.spec, memory=0))
+        smallest = self.model.engine.estimate(self._spec(0))
         if smallest.offloaded and not self.devices:
             return self.need()  # how much memory the GPUs have is not known
         least = self._of(smallest, 0)
         if not self._fits(least, room):
             ways = self.model.engine.smaller(
-                evolve(self.spec, memory=0), lambda memory: self._fits(self._of(memory, 0), room),
+                self._spec(0), lambda memory: self._fits(self._of(memory, 0), room),
             )
             return evolve(least, way_out=tuple(ways))
         if smallest.offloaded:
             # The context grows where its layers are; the rest of the memory for it is checked below.
             fixed = smallest.total
-            more = sum(max(0, self.devices.get(name, 0) - size) for name, size in smallest.devices.items()) // share
+            free = self.free or self.devices
+            more = sum(max(0, free.get(name, 0) - size) for name, size in smallest.devices.items()) // share
         else:
             fixed = smallest.weights + smallest.overhead
             more = max(0, room - self.worker - fixed) // share
@@ -131,10 +135,14 @@ class Sizes:
         limits = self.devices
         return need.total <= room and all(size <= limits.get(name, size) for name, size in need.devices.items())
 
+    def _spec(self, given: int | None) -> ModelSpec:
+        return evolve(self.spec, memory=given, device_memory=self.free)
+
     def _of(self, memory: Memory, given: int | None) -> Need:
         file = _identity(self.spec.file) if memory.shared else None
         shared = 0 if file is None else memory.shared
-        return Need(self.worker + memory.main - shared, shared, file, given, devices=memory.devices)
+        private = self.worker + memory.main - shared
+        return Need(private, shared, file, given, self.free, devices=memory.devices)
 
 
 def _whole(need: Need) -> int:

@@ -360,7 +360,7 @@ class Placing:
         self.again.discard(model)
         self.open.add(model)
         self.fleet.add(instance)
-        return Start(instance.id, model, instance.threads, need.memory, place.id)
+        return Start(instance.id, model, instance.threads, need.memory, place.id, need.device_memory)
 
     def stop(self, instance: InstanceEntry, cause: UnloadCause = "idle", room_for: str | None = None) -> Effect:
         """Unload an instance."""

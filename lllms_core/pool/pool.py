@@ -21,9 +21,8 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.placements import LOCAL
 from lllms_core.pool.budget import Need
-from lllms_core.pool.devices import DeviceWatch
+from lllms_core.pool.devices import DeviceWatch, free_of
 from lllms_core.pool.devices import limits_of as limits_on
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
@@ -34,10 +33,10 @@ from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel, Recorded, unrecorded
 from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, spare_workers
+from lllms_core.pool.place_statuses import place_statuses
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.seating import on_devices
 from lllms_core.pool.shortages import fits_nowhere, never_fits
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolChange, PoolLimits
@@ -50,7 +49,6 @@ from lllms_core.status import (
     InstanceStatus,
     Lack,
     MemoryUse,
-    PlaceStatus,
     PoolStatus,
     RequestStatus,
     Waiting,
@@ -59,8 +57,6 @@ from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
-DOUBTED = "an instance was lost with it just now; it is tried again within seconds"
-"""Why a place gets no instances that its placement still counts as there."""
 STORE_SECONDS = 5.0
 """The time that waiting sessions have to be stored when the pool closes."""
 
@@ -295,7 +291,7 @@ class Pool:
             queue_size=limits.queue_size,
             cores=limits.cores,
             memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
-            places=() if self._far is None else self._places(self._far),
+            places=() if self._far is None else tuple(place_statuses(self._scheduler.fleet, self._far.attendance, now)),
             spares=self._spares.statuses,
         )
 
@@ -313,21 +309,6 @@ class Pool:
                 for name, room in around.devices.items()
             ),
         )
-
-    def _places(self, far: FarPlaces) -> tuple[PlaceStatus, ...]:
-        """Return the places that are used, then the others."""
-        fleet = self._scheduler.fleet
-        return (
-            *(_place_status(entry, self._problem(place)) for place, entry in fleet.places.items()),
-            *(_place_status(PlaceEntry(place), problem) for place, problem in far.unused.values()),
-        )
-
-    def _problem(self, place: str) -> str:
-        fleet = self._scheduler.fleet
-        if place in fleet.doubted:
-            return DOUBTED
-        barred = [f"none of {model}: {why}" for (model, name), (_, why) in fleet.bars.items() if name == place]
-        return "; ".join(barred)
 
     def fetches(self) -> tuple[DownloadStatus, ...]:
         """Return the fetches of weights to other places that run now."""
@@ -384,11 +365,11 @@ class Pool:
             raise ModelUnknown(f"model '{model}' was removed from the configuration")
         if self._far is not None:
             needs = self._needs_elsewhere(known, spec)
-            largest = max(needs, key=lambda one: one[0].memory or 0, default=None)
-            return spec if largest is None else evolve(spec, memory=largest[1].memory)
+            return evolve(spec, memory=max(needs, key=lambda one: one[0].memory or 0)[1].memory) if needs else spec
         limit = self._scheduler.limits.memory
         devices = NO_DEVICES if limit is None else self._watch.devices.find()
-        return planned(known, spec, limit, alone=len(self._models) == 1, devices=devices)
+        alone, free = len(self._models) == 1, free_of(self._watch.devices.rooms)
+        return planned(known, spec, limit, alone=alone, devices=devices, free=free)
 
     def misfit(self, model: str, spec: ModelSpec) -> str:
         """Return why an instance of a model can never be loaded for lack of memory; "" if it can, as far as known.
@@ -404,7 +385,10 @@ class Pool:
             return ""
         watch = self._watch.devices
         alone = len(self._models) == 1
-        need = need_of(known, spec, limit.instances, alone=alone, devices=watch.find())
+        devices = watch.find()
+        need = need_of(
+            known, spec, limit.instances, alone=alone, devices=devices, free=free_of(watch.rooms),
+        )
         return never_fits(need.least, limit, watch.rooms)
 
     def _needs_elsewhere(self, model: PoolModel, spec: ModelSpec) -> Sequence[tuple[PlaceEntry, Need]]:
@@ -524,25 +508,13 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
-            place="" if entry.place == LOCAL else self._scheduler.fleet.places[entry.place].place.name,
+            place=instance.place,
             devices=entry.told.devices,
         )
 
 
 def _limits(model: PoolModel) -> ModelLimits:
     return evolve(model.limits, files=model.has_files)
-
-
-def _place_status(entry: PlaceEntry, problem: str) -> PlaceStatus:
-    taken = on_devices(entry.instances.values())
-    return PlaceStatus(
-        entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
-        tuple(
-            DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
-            for name, room in entry.devices.items()
-        ),
-        entry.place.disk, problem,
-    )
 
 
 def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:

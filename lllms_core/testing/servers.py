@@ -26,7 +26,13 @@ def running_server(
     the block ends them all. Raises `ConfigError`.
     """
     config = parse_config({"server": {"port": 0, "shutdown_timeout": 0, **server}, "models": models or {}})
-    host = Host(config, Plugins.discover(disable=config.disabled_plugins, extra=plugins))
+    with running_host(Host(config, Plugins.discover(disable=config.disabled_plugins, extra=plugins))) as url:
+        yield url
+
+
+@contextmanager
+def running_host(host: Host) -> Iterator[str]:
+    """Serve a host in a thread of this process, as `running_server` does; yields the URL."""
     ready: Future[str] = Future()
     loop = asyncio.new_event_loop()
     task = loop.create_task(serve(host, on_ready=ready.set_result))

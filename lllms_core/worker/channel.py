@@ -69,6 +69,7 @@ class Channel:
                     gone = True
             with self._lock:
                 self.waiting -= len(_state(message))
+            del message  # else this thread would hold it until the next one comes
 
     def _send(self, message: Heavy) -> None:
         state = memoryview(_state(message))
@@ -81,6 +82,7 @@ class Channel:
         with suppress(OSError), self._socket.makefile("rb") as stream:  # closed at this end
             while (message := _receive(stream)) is not None:
                 self._received(message)
+                del message  # as above
         self._messages.put(None)
         self._socket.close()
         self._ended()

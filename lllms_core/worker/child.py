@@ -1,6 +1,5 @@
 """The worker process. Standard input and output are the wire; anything printed goes to standard error, the log."""
 
-import ctypes
 import faulthandler
 import gc
 import io
@@ -9,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import process, spawn
 from pathlib import Path
@@ -17,7 +16,7 @@ from threading import Lock, Thread
 from typing import cast
 
 from lllms_core.engines import Engine
-from lllms_core.machine import yield_quickly
+from lllms_core.machine import die_with, yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import LINE_END, MARK
@@ -40,7 +39,6 @@ from lllms_core.worker.wire import (
 )
 
 READ_SIZE = 1 << 16
-PR_SET_PDEATHSIG = 1
 FULL_COLLECTIONS = 1000
 """Python's garbage collector scans all objects a hundred times less often than by default: a scan stops every
 thread, for half a second while a request has a million objects. A worker's garbage is nearly always young."""
@@ -76,14 +74,6 @@ def main(channel: int | None = None) -> None:
     if channel is not None:
         os.set_inheritable(channel, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
     inbox = Inbox()
-
-    def fill_inbox() -> None:
-        for message in arrived:
-            if not isinstance(message, Probe):
-                inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
-            elif inbox.moved():
-                wire.send(Alive())
-
     try:
         prepare(next(arrived))
         load = warm(arrived, wire, quiet=hello.quiet)
@@ -95,7 +85,7 @@ def main(channel: int | None = None) -> None:
         elif channel is not None and load.sessions is not None:
             wire.most_waiting = load.sessions.waiting
             wire.channel = open_channel(channel, inbox)
-        Thread(target=fill_inbox, name="wire", daemon=True).start()
+        Thread(target=fill, args=[inbox, arrived, wire.send], name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
             wire.channel.flush(FLUSH_SECONDS)
@@ -130,6 +120,16 @@ class ParentLink:
                     frame = frame[os.write(self._outgoing, frame) :]
                 except OSError:
                     os._exit(0)
+
+
+def fill(inbox: Inbox, arrived: Iterator[object], send: Callable[[FromWorker], None]) -> None:
+    """Put what arrives into the inbox, and answer probes beside the loop."""
+    for message in arrived:
+        if not isinstance(message, Probe):
+            inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
+        elif inbox.moved():
+            send(Alive())
+        del message  # else a large request would stay until the next one comes
 
 
 def open_channel(number: int, inbox: Inbox) -> Channel:
@@ -224,15 +224,6 @@ class Marked(logging.Formatter):
         """Return the exception as all logs of lllms show it."""
         error = ei[1] if isinstance(ei, tuple) else None
         return short_traceback(error) if isinstance(error, BaseException) else ""
-
-
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, even while native code holds the interpreter."""
-    if sys.platform != "linux":
-        return  # there the closed wire ends the worker, as soon as Python runs
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)  # it died before the line above
 
 
 def leave_to_parent(*_: object) -> None:

@@ -3,8 +3,9 @@
 import os
 import sys
 
+from lllms_core.machine import die_with
 from lllms_core.rendezvous import ADDRESS, TOKEN, greet, versions
-from lllms_core.worker.child import die_with, main
+from lllms_core.worker.child import main
 
 
 def run() -> None:

@@ -68,7 +68,8 @@ class Inbox:
     def take(self, *, wait: bool) -> list[ToWorker | PreparedOpening]:
         """Return all messages in the inbox; with `wait`, wait for at least one."""
         # Cleared first: a cancel after this line may interrupt one step needlessly, but is never overlooked.
-        self.interrupt.clear()
+        if self.interrupt.is_set():
+            self.interrupt.clear()
         messages = []
         if wait:
             self._waits = True

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
@@ -17,26 +19,34 @@ async def rehearse(engine: Engine, spec: ModelSpec) -> list[Finding]:
     """Return what an engine's rehearsal finds about a model; nothing if the engine has no rehearsal."""
     if type(engine).rehearse is Engine.rehearse:
         return []
-    listener, warnings = _Listener(), _Warnings()
-    logger = logging.getLogger("lllms")
+    listener = _Listener()
+    with kept_warnings() as warnings:
+        try:
+            worker = await ProcessWorker.start(Load(engine, spec, rehearsal=True), listener)
+            try:
+                reason = await asyncio.wait_for(asyncio.shield(listener.over), LONGEST)
+            except TimeoutError:
+                worker.kill()
+                await listener.over
+                reason = f"its load could not be rehearsed within {LONGEST:g} s"
+        except ModelLoadFailed as error:
+            reason = error.message
+    prefix = f"{spec.name}: "
+    found = [Finding(text.removeprefix(prefix), fatal=False) for text in warnings]
+    return found if reason is None else [Finding(reason)]
+
+
+@contextmanager
+def kept_warnings() -> Iterator[Sequence[str]]:
+    """Keep the log of lllms to itself; yields its warnings."""
+    warnings, logger = _Warnings(), logging.getLogger("lllms")
     propagates, logger.propagate = logger.propagate, False
     logger.addHandler(warnings)
     try:
-        worker = await ProcessWorker.start(Load(engine, spec, rehearsal=True), listener)
-        try:
-            reason = await asyncio.wait_for(asyncio.shield(listener.over), LONGEST)
-        except TimeoutError:
-            worker.kill()
-            await listener.over
-            reason = f"its load could not be rehearsed within {LONGEST:g} s"
-    except ModelLoadFailed as error:
-        reason = error.message
+        yield warnings.texts
     finally:
         logger.removeHandler(warnings)
         logger.propagate = propagates
-    prefix = f"{spec.name}: "
-    found = [Finding(text.removeprefix(prefix), fatal=False) for text in warnings.texts]
-    return found if reason is None else [Finding(reason)]
 
 
 class _Listener:

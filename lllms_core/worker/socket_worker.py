@@ -35,13 +35,13 @@ end, and after it was killed, even if the connection does not end."""
 class SocketWorker(Worker):
     """A process at a place. It ends on `Close`, when killed, and when its connection ends, however it ends."""
 
-    def __init__(self, launched: Launched, place: Place, load: Load, events: WorkerEvents, native: NativeLog) -> None:
+    def __init__(self, launched: Launched, place: Place, events: WorkerEvents, native: NativeLog) -> None:
         """Only for `start`."""
         self._launched = launched
         self._place = place
         self._events = events
         self._native = native
-        self._about = load.spec.name
+        self._about = native.about
         self._frames = FrameReader()
         self._wire: asyncio.Transport | None = None
         self._unreadable: str | None = None
@@ -65,12 +65,12 @@ class SocketWorker(Worker):
             )
         with sendable(load.engine):
             frame = encode(load)
-        native = NativeLog(load.spec.name)
+        native = NativeLog(f"{load.spec.name} at {place.name}")
         count = 1 if load.sessions is None else 2
         launched = await placement.launch(place.id, Launch(
             f"lllms-worker {load.spec.name}", dict(load.engine.environment), count, native.feed,
         ))
-        worker = cls(launched, place, load, events, native)
+        worker = cls(launched, place, events, native)
         try:
             await worker._open(load, frame)
         except BaseException:

@@ -283,6 +283,9 @@ class FrameReader:
 
         A message is unpickled only when it is asked for: the first may prepare the unpickling of the second.
         """
+        if not self._buffer and len(data) > _LENGTH.size and len(data) == _LENGTH.size + _LENGTH.unpack_from(data)[0]:
+            yield _decoded(data[_LENGTH.size :])  # as the tokens of a step usually come
+            return
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
@@ -290,5 +293,9 @@ class FrameReader:
                 return
             body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            message = pickle.loads(body)  # noqa: S301  # from our own parent or child
-            yield Deltas(tuple(Delta(*plain) for plain in message)) if type(message) is list else message
+            yield _decoded(body)
+
+
+def _decoded(body: bytes) -> object:
+    message = pickle.loads(body)  # noqa: S301  # from our own parent or child
+    return Deltas(tuple([Delta(*plain) for plain in message])) if type(message) is list else message

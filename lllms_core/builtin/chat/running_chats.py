@@ -38,8 +38,18 @@ class ChatLimits:
     """Bytes of all their events."""
 
 
+@frozen
+class _Source:
+    """Where an answer comes from: it refers to the whole request."""
+
+    stream: Stream
+    events: ChatEvents
+    waits: Callable[[], Waiting | None]
+    settle: Callable[[Message | None], None]
+
+
 class RunningChat:
-    """One answer that is being written, or was, with its events.
+    """One answer that is being written, or was, with its events. Once it has ended, it lets go of its request.
 
     Whoever submitted its request gets `settle(message)` once, when it ends: with the answer if it is to be kept in its
     conversation, else with None. An answer that was stopped is kept as far as it came; one that failed, or whose
@@ -52,10 +62,7 @@ class RunningChat:
     ) -> None:
         self.id = chat_id
         self.buffer = EventBuffer(limits.buffer)
-        self._stream = stream
-        self._events = events
-        self._waits = waits
-        self._settle = settle
+        self._source: _Source | None = _Source(stream, events, waits, settle)
         self._limits = limits
         self._readers = 0
         self._leaving: asyncio.TimerHandle | None = None
@@ -70,9 +77,11 @@ class RunningChat:
 
     def start(self, begun: Sequence[Delta]) -> None:
         """Begin to read the answer; `begun` was already taken."""
+        source = self._source
+        assert source is not None  # noqa: S101  # it has not ended
         if not begun:
-            self.buffer.put(self._events.waits(self._waits()))  # so that its reader learns the id with the headers
-        self._task = asyncio.create_task(self._read(begun))
+            self.buffer.put(source.events.waits(source.waits()))  # so that its reader learns the id with the headers
+        self._task = asyncio.create_task(self._read(source, begun))
 
     def when_ended(self, act: Callable[[], object]) -> None:
         """Call `act` once the started answer has ended."""
@@ -81,11 +90,11 @@ class RunningChat:
 
     async def stop(self, *, by_client: bool = True) -> None:
         """Stop the answer, and wait until it has settled; nothing happens if it has ended."""
-        if self._task is None or self.ended:
+        if self._task is None or self._source is None or self.ended:
             return
         if self._stopped is None:
             self._stopped = by_client
-        await self._stream.aclose()
+        await self._source.stream.aclose()
         await asyncio.wait([self._task])
 
     def follow(self, number: int) -> AsyncIterator[bytes]:
@@ -117,41 +126,42 @@ class RunningChat:
             _STOPPING.add(stopping)
             stopping.add_done_callback(_STOPPING.discard)
 
-    async def _read(self, begun: Sequence[Delta]) -> None:
+    async def _read(self, source: _Source, begun: Sequence[Delta]) -> None:
+        stream = source.stream
         kept: Message | None = None
         try:
-            deltas = begun or await self._begin()
+            deltas = begun or await self._begin(source)
             while deltas:
-                events = self._events.add(deltas)
-                finish = self._stream.finish
+                events = source.events.add(deltas)
+                finish = stream.finish
                 if finish is not None:
-                    events += self._events.end(finish)
-                    kept = self._events.message
+                    events += source.events.end(finish)
+                    kept = source.events.message
                 self.buffer.put(events)
                 if finish is not None:
-                    if self._stream.unenforced:
-                        await log_unkept([self._stream])
+                    if stream.unenforced:
+                        await log_unkept([stream])
                     return
-                deltas = await self._stream.take()
-            kept = self._partial()
+                deltas = await stream.take()
+            kept = self._partial(source.events.message)
             raise RequestCancelled("the answer was stopped" if self._stopped else "all readers of the answer left")  # noqa: TRY301  # as any other end
         except Exception as error:  # noqa: BLE001  # nobody waits for this task: its events tell what happened
-            self.buffer.put(self._events.fault(explain(error)))
+            self.buffer.put(source.events.fault(explain(error)))
         finally:
-            self._settle(kept)
+            source.settle(kept)
             self.buffer.end()
-            await self._stream.aclose()
+            self._source = None
+            await stream.aclose()
 
-    def _partial(self) -> Message | None:
+    def _partial(self, message: Message) -> Message | None:
         """Return the answer to a client that stopped it, unless it has said nothing."""
-        message = self._events.message
         return message if self._stopped and (message.content or message.tool_calls) else None
 
-    async def _begin(self) -> Sequence[Delta]:
+    async def _begin(self, source: _Source) -> Sequence[Delta]:
         """Return the first deltas; until they come, tell what they wait for."""
-        while not await self._stream.wait(self._limits.look):
-            self.buffer.put(self._events.waits(self._waits()))
-        return await self._stream.take()
+        while not await source.stream.wait(self._limits.look):
+            self.buffer.put(source.events.waits(source.waits()))
+        return await source.stream.take()
 
 
 _STOPPING: set[asyncio.Future[None]] = set()  # the event loop holds tasks only weakly

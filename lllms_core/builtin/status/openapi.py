@@ -35,11 +35,12 @@ _DOWNLOAD = whole_shape(
 )
 _REQUEST = whole_shape(
     id=STRING, object={"const": "request"}, model=STRING, task=STRING, instance=nullable(STRING),
-    seconds=NUMBER, tokens=COUNT, **{**_WAITING, "state": STRING},
+    place=nullable(STRING), seconds=NUMBER, tokens=COUNT, **{**_WAITING, "state": STRING},
 )
 _ENDED: Mapping[str, Json] = {
     "id": STRING, "object": {"const": "request"}, "client_id": nullable(STRING), "key": nullable(STRING),
-    "model": STRING, "task": STRING, "instance": nullable(STRING), "submitted": NUMBER, "seconds": NUMBER,
+    "model": STRING, "task": STRING, "instance": nullable(STRING), "place": nullable(STRING),
+    "submitted": NUMBER, "seconds": NUMBER,
     "state": one_of(["running", "ended"]), "outcome": nullable(STRING), "status": nullable(COUNT),
     "prompt_tokens": COUNT, "cached_tokens": COUNT, "tokens": COUNT, "tokens_per_second": nullable(NUMBER),
 }

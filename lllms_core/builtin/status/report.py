@@ -5,7 +5,16 @@ from importlib.metadata import version
 from attrs import asdict
 
 from lllms_core.apis import ModelCard, Server
-from lllms_core.status import DownloadStatus, FailedLoad, InstanceStatus, Lack, MemoryUse, Waiting, progress_text
+from lllms_core.status import (
+    DownloadStatus,
+    FailedLoad,
+    InstanceStatus,
+    Lack,
+    MemoryUse,
+    PlaceStatus,
+    Waiting,
+    progress_text,
+)
 
 Report = dict[str, object]
 
@@ -32,7 +41,7 @@ def make_report(server: Server) -> Report:
         "waiting": _waiting(server),
         "cores": pool.cores,
         "memory": None if pool.memory is None else _memory(pool.memory),
-        "places": [asdict(one) for one in pool.places],
+        "places": [_place(one) for one in pool.places],
         "spares": [asdict(one) for one in pool.spares],
     }
 
@@ -42,6 +51,10 @@ def _memory(use: MemoryUse) -> Report:
     if not use.devices:
         del values["devices"]
     return values
+
+
+def _place(one: PlaceStatus) -> Report:
+    return {**asdict(one), "problem": one.problem or None, "seconds": round(one.seconds, 1)}
 
 
 def waiting_values(waiting: Waiting | None) -> Report:

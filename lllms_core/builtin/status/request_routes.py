@@ -61,5 +61,6 @@ async def _text(server: Server, record: RequestRecord) -> Report | None:
 def _told(one: RequestStatus) -> Report:
     return {
         "id": one.id, "object": "request", "model": one.model, "task": one.task, "instance": one.instance,
+        "place": one.place or None,
         "seconds": round(one.seconds, 3), "tokens": one.tokens, **waiting_values(one.waiting), "state": one.state,
     }

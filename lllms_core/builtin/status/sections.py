@@ -11,11 +11,13 @@ from lllms_core.apis import Abilities, ModelCard, state_of
 from lllms_core.builtin.status.report import Report, waiting_values
 from lllms_core.builtin.status.timelines import summary, timing_values
 from lllms_core.status import (
+    DeviceUse,
     DownloadStatus,
     FailedLoad,
     InstanceStatus,
     Lack,
     MemoryUse,
+    PlaceStatus,
     PoolStatus,
     Problem,
     RequestRecord,
@@ -62,6 +64,7 @@ def make_sections(seen: Seen) -> Mapping[str, object]:
         "server": _server(seen),
         "problems": [one.text for one in seen.problems if not one.name],
         "memory": None if seen.pool.memory is None else _memory(seen.pool.memory),
+        "places": [_place(one, seen) for one in seen.pool.places],
         "models": [*_models(seen)],
         "instances": [_instance(one, seen) for one in seen.pool.instances],
         "requests": [_request(one, seen) for one in seen.requests[:MOST_REQUESTS]],
@@ -84,9 +87,19 @@ def _memory(use: MemoryUse) -> Report:
     return {
         "limit": use.limit, "used": use.used, "sessions": use.sessions, "measured": use.measured,
         "available": None if free is None else free // STEP * STEP,
-        "devices": [
-            {"name": one.name, "total": one.total, "limit": one.limit, "used": one.used} for one in use.devices
-        ],
+        "devices": [_device(one) for one in use.devices],
+    }
+
+
+def _device(one: DeviceUse) -> Report:
+    return {"name": one.name, "total": one.total, "limit": one.limit, "used": one.used}
+
+
+def _place(one: PlaceStatus, seen: Seen) -> Report:
+    return {
+        "id": one.id, "name": one.name, "state": one.state, "problem": one.problem or None,
+        "since": round(seen.now - one.seconds), "instances": one.instances, "cores": one.cores,
+        "memory": one.memory, "used": one.used, "disk": one.disk, "devices": [_device(each) for each in one.devices],
     }
 
 
@@ -159,14 +172,16 @@ def _instance(one: InstanceStatus, seen: Seen) -> Report:
         "idle_since": round(seen.now - one.idle_seconds) if idle else None,
         "ttl": one.ttl, "silent": round(one.silent_seconds) if one.silent_seconds >= SILENT else None,
         "memory": one.memory, "measured": one.measured, "grown": one.grown, "replaced": one.replaced,
-        "devices": dict(one.devices), "device": None if info is None else info.details.get("device"),
+        "place": one.place or None, "devices": dict(one.devices),
+        "device": None if info is None else info.details.get("device"),
         "pace": round(sum(own), 1) if own else None,
     }
 
 
 def _request(one: RequestStatus, seen: Seen) -> Report:
     return {
-        "id": one.id, "model": one.model, "task": one.task, "instance": one.instance, "tokens": one.tokens,
+        "id": one.id, "model": one.model, "task": one.task, "instance": one.instance,
+        "place": one.place or None, "tokens": one.tokens,
         "since": round(seen.now - one.seconds, 1), "pace": seen.paces.get(one.id), **waiting_values(one.waiting),
         "state": one.state,
     }

@@ -12,7 +12,7 @@ def summary(record: RequestRecord) -> Report:
     pace = record.seconds_per_token
     return {
         "id": record.id, "object": "request", "client_id": record.client_id or None, "key": record.key or None,
-        "model": record.model, "task": record.task, "instance": record.instance,
+        "model": record.model, "task": record.task, "instance": record.instance, "place": record.place or None,
         "submitted": round(record.submitted, 3), "seconds": round(record.seconds, 3),
         "state": "running" if record.outcome is None else "ended", "outcome": record.outcome, "status": record.status,
         "prompt_tokens": record.prompt_tokens, "cached_tokens": record.cached_tokens, "tokens": record.tokens,

@@ -112,7 +112,7 @@ def smaller(
         slots, lambda slots: fit(evolve(options, slots=max(1, slots))), 1,
     )):
         yield f"options.slots = {fewer}"
-    if measure(settled).device:
+    if options.gpu_layers != "auto" and measure(settled).device:
         layers = (parts[0].hyperparameter("block_count") or 0) + 1
         most = layers if options.gpu_layers < 0 else min(layers, options.gpu_layers)
         if found := largest_that_fits(most, lambda count: fit(evolve(options, gpu_layers=count)), 1):

@@ -5,32 +5,44 @@ import json
 from collections.abc import Iterator
 
 GPU, INTEGRATED = 1, 2
-"""ggml's kinds of devices; those that share the main memory are used only if there are no others."""
+"""ggml's kinds of devices; of those that share the main memory, the first is used if there are no others."""
+
+Told = dict[str, str | int]
 
 
-def list_devices(ggml: ctypes.CDLL) -> list[dict[str, str | int]]:
-    """Return name, total and free memory of the GPUs that llama.cpp would use, in its order."""
-    found = [*_all(ggml)]
-    kind = GPU if any(kind == GPU for kind, _ in found) else INTEGRATED
-    return [device for of, device in found if of == kind]
+def list_devices(ggml: ctypes.CDLL) -> list[Told]:
+    """Return name, total and free memory of the GPUs, in ggml's order, and whether llama.cpp uses them by default."""
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
+    ggml.ggml_backend_dev_memory.restype = None
+    gpus = [*_all(ggml)]
+    integrated = next((name for kind, _, name in gpus if kind == INTEGRATED), None)
+    only = integrated if all(kind != GPU for kind, _, _ in gpus) else None
+    found: list[Told] = []
+    for kind, device, name in gpus:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        default = kind == GPU or name == only
+        found.append({"name": name, "total": total.value, "free": free.value, "default": default})
+    return found
 
 
-def _all(ggml: ctypes.CDLL) -> Iterator[tuple[int, dict[str, str | int]]]:
+def handles(ggml: ctypes.CDLL) -> dict[str, int]:
+    """Return ggml's pointers to the GPUs, by their names; no memory of a GPU is taken for that."""
+    return {name: handle for _, handle, name in _all(ggml)}
+
+
+def _all(ggml: ctypes.CDLL) -> Iterator[tuple[int, int, str]]:
+    """Yield kind, pointer and name of each GPU."""
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes, ggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
     ggml.ggml_backend_dev_type.argtypes, ggml.ggml_backend_dev_type.restype = [ctypes.c_void_p], ctypes.c_int
     ggml.ggml_backend_dev_name.argtypes, ggml.ggml_backend_dev_name.restype = [ctypes.c_void_p], ctypes.c_char_p
-    size = ctypes.POINTER(ctypes.c_size_t)
-    ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
-    ggml.ggml_backend_dev_memory.restype = None
     for number in range(ggml.ggml_backend_dev_count()):
         device = ggml.ggml_backend_dev_get(number)
         kind = ggml.ggml_backend_dev_type(device)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
         if kind in {GPU, INTEGRATED}:
-            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        name = ggml.ggml_backend_dev_name(device).decode(errors="replace")
-        yield kind, {"name": name, "total": total.value, "free": free.value}
+            yield kind, device, ggml.ggml_backend_dev_name(device).decode(errors="replace")
 
 
 def main() -> None:

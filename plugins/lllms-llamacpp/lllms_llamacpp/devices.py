@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from lllms_core.types import Device
+from lllms_llamacpp.gpus import Gpu
 
 logger = logging.getLogger("lllms.llamacpp")
 
@@ -19,15 +20,20 @@ SECONDS = 60.0
 COMMAND = (sys.executable, "-m", "lllms_llamacpp.device_list")
 
 _lock = Lock()
-_known: tuple[Device, ...] | None = None
+_known: tuple[Gpu, ...] | None = None
 
 
-def known_devices() -> Sequence[Device]:
+def known_gpus() -> Sequence[Gpu]:
     """Return the GPUs as they were first seen: the estimates of a server are all for the same memory."""
-    return ask_for_devices() if _known is None else _known
+    return ask_for_gpus() if _known is None else _known
 
 
-def ask_for_devices(command: Sequence[str] = COMMAND) -> Sequence[Device]:
+def used(gpus: Sequence[Gpu]) -> Sequence[Device]:
+    """Return the GPUs that models use whose options name none."""
+    return tuple(one.device for one in gpus if one.default)
+
+
+def ask_for_gpus(command: Sequence[str] = COMMAND) -> Sequence[Gpu]:
     """Return the GPUs as they are now; none, with a warning, if that cannot be found out."""
     global _known  # noqa: PLW0603  # the GPUs are the machine's, and so is this
     with _lock:
@@ -35,7 +41,7 @@ def ask_for_devices(command: Sequence[str] = COMMAND) -> Sequence[Device]:
             done = subprocess.run(  # noqa: S603  # it is ours
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=True, text=True,
             )
-            found = tuple(map(_device, json.loads(done.stdout.splitlines()[-1])))
+            found = tuple(map(read_gpu, json.loads(done.stdout.splitlines()[-1])))
         except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as error:
             logger.warning("llama.cpp's GPUs cannot be told, so that their memory has no limit: %s", _why(error))
             found = ()
@@ -44,11 +50,12 @@ def ask_for_devices(command: Sequence[str] = COMMAND) -> Sequence[Device]:
     return found
 
 
-def _device(told: Mapping[str, object]) -> Device:
+def read_gpu(told: Mapping[str, object]) -> Gpu:
+    """Read a GPU of `device_list`. Raises `LookupError` or `ValueError` for what is none."""
     name, total, free = told["name"], told["total"], told["free"]
     if not isinstance(name, str) or type(total) is not int or type(free) is not int or total <= 0:
         raise ValueError(f"{told!r} is no GPU")
-    return Device(name, total, max(0, min(free, total)))
+    return Gpu(Device(name, total, max(0, min(free, total))), default=bool(told.get("default", True)))
 
 
 def _why(error: Exception) -> str:

@@ -42,7 +42,11 @@ def _read(path: Path, identities: tuple[str, ...]) -> tuple[GGUF, ...]:  # noqa:
 
 def draft_options(options: Options, draft: Draft) -> Options:
     """Return the options by which a draft model is loaded, from the settled ones of its model."""
-    return evolve(options, speculation="off", lora=(), gpu_layers=draft.gpu_layers, embeddings=False, pooling=None)
+    # It is small: on one GPU it needs no copies between several.
+    return evolve(
+        options, speculation="off", lora=(), embeddings=False, pooling=None, gpu_layers=draft.gpu_layers,
+        split_mode="none", tensor_split=(), cpu_moe=False, override_tensors={},
+    )
 
 
 def common_tokens(one: GGUF, other: GGUF) -> int:

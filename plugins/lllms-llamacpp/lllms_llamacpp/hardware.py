@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from lllms_core.types import Device
 from lllms_core.values.sizes import human_size
@@ -32,16 +33,26 @@ def has_gpu() -> bool:
     return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
 
 
-def told(devices: Sequence[Device] | None, layers: int = -1) -> str:
-    """Say where models with this option `gpu_layers` compute; `devices` are None in a build without GPU support."""
+def told(devices: Sequence[Device] | None, layers: int | Literal["auto"] = -1, of: int = 0, experts: int = 0) -> str:
+    """Say where models compute that have this many layers on GPUs, `of` so many if that is known.
+
+    `devices` are None in a build without GPU support. `experts`: the layers whose experts are in main memory.
+    """
     if devices is None:
         return f"CPU ({NO_SUPPORT})"
     if not devices:
         return "CPU (llama.cpp is built for GPUs, but finds none; check the driver)"
     names = ", ".join(f"{one.name} ({human_size(one.total)})" for one in devices)
+    if layers == 0 and of:
+        return f"CPU (no layer fits into the memory that is free on the GPU {names})"
     if layers == 0:
         return f"CPU (gpu_layers is 0; there is the GPU {names})"
-    return f"GPU {names}" if layers < 0 else f"GPU {names} with {layers} layers at most, and CPU"
+    if layers == "auto":
+        return f"GPU {names}, with as many layers as fit"
+    text = f"GPU {names}"
+    if 0 <= layers < of or (layers > 0 and not of):
+        text += f" with {layers} {f'of {of} layers' if of else 'layers at most'}, and CPU"
+    return f"{text}; experts of {experts} layers on the CPU" if experts else text
 
 
 def way_out() -> str:

@@ -22,6 +22,7 @@ from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.longrope import takes_long_factors, use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
+from lllms_llamacpp.offload import place
 from lllms_llamacpp.options import Draft, Options
 from lllms_llamacpp.pooling import POOLINGS
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
@@ -30,7 +31,8 @@ from lllms_llamacpp.vocabulary import Vocabulary
 
 _ALIKE = frozenset(
     {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
-     "use_mlock", "chat_template", "tool_calls", "reasoning", "seed", "speculation"},
+     "use_mlock", "chat_template", "tool_calls", "reasoning", "seed", "speculation", "gpu_layers", "devices",
+     "split_mode", "tensor_split", "main_gpu", "kv_offload", "op_offload", "cpu_moe", "override_tensors"},
 )
 """Options that do not change the state of equal tokens."""
 
@@ -207,7 +209,6 @@ def _embedder(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppEmbe
 def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, llama.llama_context_params]:
     """Return the parameters of a model and of its context, except the sizes."""
     model = llama.llama_model_default_params()
-    model.n_gpu_layers = options.gpu_layers
     model.load_mode = _LOAD_MODES[options.use_mmap, options.use_mlock]
     context = llama.llama_context_default_params()
     context.kv_unified = True
@@ -220,6 +221,7 @@ def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, lla
     context.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
     context.rope_freq_base = options.rope_freq_base
     context.rope_freq_scale = options.rope_freq_scale
+    place(model, context, options)
     use_factors_for(sizes(options, can_trim=True).context_length, gguf, model, context)
     return model, context
 

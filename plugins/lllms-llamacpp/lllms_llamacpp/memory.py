@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES
-from lllms_core.types import Device, Memory
+from lllms_core.types import Memory
 from lllms_llamacpp.drafts import draft_options, draft_parts
 from lllms_llamacpp.network import Layer, Network, read_network
 from lllms_llamacpp.options import Draft, Options
@@ -44,21 +44,34 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
 
     The options are settled (`context.settle`). A draft model counts, too.
     """
-    memory = _estimate(parts, options)
-    if not isinstance(options.speculation, Draft) or pooling(parts[0], options) is not None:
+    memory = estimate_alone(parts, options)
+    if (draft := drafts_for(parts, options)) is None:
         return memory
-    small = _estimate(draft_parts(options.speculation.draft), draft_options(options, options.speculation))
+    return with_draft(memory, estimate_alone(draft_parts(draft.draft), draft_options(options, draft)))
+
+
+def drafts_for(parts: Sequence[GGUF], options: Options) -> Draft | None:
+    """Return the draft model of a model that generates."""
+    draft = options.speculation
+    return draft if isinstance(draft, Draft) and pooling(parts[0], options) is None else None
+
+
+def with_draft(memory: Memory, small: Memory) -> Memory:
+    """Return the memory of a model and its draft model together."""
+    devices = {
+        name: memory.devices.get(name, 0) + small.devices.get(name, 0) for name in {**memory.devices, **small.devices}
+    }
     return evolve(
         memory, weights=memory.weights + small.weights, kv=memory.kv + small.kv, copied=memory.copied + small.copied,
         compute=memory.compute + small.compute, overhead=memory.overhead + small.overhead,
+        offloaded=memory.offloaded or small.offloaded, device=memory.device + small.device, devices=devices,
     )
 
 
-def _estimate(parts: Sequence[GGUF], options: Options) -> Memory:
+def estimate_alone(parts: Sequence[GGUF], options: Options) -> Memory:
+    """Return the memory of a model without its draft model, if all of it is in main memory."""
     network = read_network(parts)
-    embeds = pooling(parts[0], options) is not None
-    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
-    flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+    embeds, made, flash = _way(parts, network, options)
     compute = _compute(network, made, flash=flash, embeds=embeds)
     # The buffers of a model that embeds grow with the largest pass so far.
     shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
@@ -66,7 +79,7 @@ def _estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     copied, more = repacked(tensors, kinds_here())
     return Memory(
         weights=sum(tensor.size for tensor in tensors) + more,
-        kv=_kv(network, options, made),
+        kv=sum(kv_by_layer(network, options, made)),
         compute=compute,
         longest=compute - _compute(network, shared, flash=flash, embeds=embeds),
         overhead=overhead(parts[0]),
@@ -75,103 +88,41 @@ def _estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     )
 
 
-def offloaded(parts: Sequence[GGUF], options: Options, memory: Memory) -> Memory:
-    """Return an estimate split over main memory and the memory of GPUs, of which `options.gpu_layers` layers make use.
-
-    The output counts as the last layer. The embedding of the tokens stays in main memory, as do masks and logits; the
-    buffers for what the GPUs compute are estimated from those of the processor.
-    """
-    tensors = [tensor for part in parts for tensor in part.tensors]
-    network = read_network(parts)
-    count = len(network.layers)
-    used = _used(options, count)
-    if not used:
-        return memory
-    moved = [tensor for tensor in tensors if _layer_of(tensor.name, count) > count - used]
-    weights = sum(tensor.size for tensor in moved)
-    kv = memory.kv * min(used - 1, count) // max(1, count)
-    embeds = pooling(parts[0], options) is not None
-    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
-    flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
-    cells = _cells(made)
-    read = _read(network, made, embeds=embeds) * _FLOAT
-    host = min(memory.compute, read + _masks(network, cells, min(cells, made.micro_batch), flash=flash))
-    # The output is on a GPU, even if it is a copy of the embedding.
-    _, more = repacked(tensors, kinds_here())
-    left = [tensor for tensor in tensors if _layer_of(tensor.name, count) <= count - used]
-    copied, again = repacked(left, kinds_here())
-    return evolve(
-        memory, weights=memory.weights - more - weights, kv=memory.kv - kv, compute=host,
-        longest=min(memory.longest, host), copied=copied - again, offloaded=True,
-        device=weights + network.tied + kv + memory.compute - host,
-    )
-
-
-def split(parts: Sequence[GGUF], options: Options, memory: Memory, devices: Sequence[Device]) -> Memory:
-    """Return the estimate of `offloaded` with the part of each GPU.
-
-    llama.cpp gives each as many of the layers as its share of the memory that is free on all of them when it loads.
-    Here it is that of `devices`, which may have changed by then. Each GPU has a buffer for what it computes. A measured
-    one was a quarter larger than told, which is added; so are neither the memory of the driver in each process, nor the
-    copies of inputs that llama.cpp makes to keep several GPUs busy at once.
-    """
-    network = read_network(parts)
-    count = len(network.layers)
-    used = _used(options, count)
-    if not used or not devices:
-        return memory
-    sizes: dict[int, int] = {}
-    for tensor in (tensor for part in parts for tensor in part.tensors):
-        layer = min(count, _layer_of(tensor.name, count))
-        sizes[layer] = sizes.get(layer, 0) + tensor.size
-    sizes[count] = sizes.get(count, 0) + network.tied
-    on_gpus = {layer: size for layer, size in sizes.items() if layer > count - used}
-    whole = estimate(parts, options)
-    buffer = (memory.device - sum(on_gpus.values()) - (whole.kv - memory.kv)) * 5 // 4
-    found: dict[str, int] = {}
-    for layer in range(count + 1 - used, count + 1):
-        name = _device_of((layer - (count + 1 - used)) / used, devices)
-        found.setdefault(name, max(0, buffer))
-        found[name] += on_gpus.get(layer, 0) + (whole.kv // max(1, count) if layer < count else 0)
-    return evolve(memory, devices=found, device=sum(found.values()))
-
-
-def _device_of(place: float, devices: Sequence[Device]) -> str:
-    """Return the GPU for the layer at this place, 0 to 1, among those on GPUs."""
-    free = sum(one.free for one in devices)
-    reached = 0.0
-    for one in devices:
-        reached += one.free / free if free else 1 / len(devices)
-        if place < reached:
-            return one.name
-    return devices[-1].name
-
-
-def _used(options: Options, count: int) -> int:
-    """Return how many layers are on GPUs, the output among them."""
-    return count + 1 if options.gpu_layers < 0 else min(options.gpu_layers, count + 1)
-
-
-def _layer_of(name: str, output: int) -> int:
-    """Return the number of a tensor's layer; -1 for the embedding."""
-    block, _, _ = name.removeprefix("blk.").partition(".")
-    if name.startswith("blk.") and block.isdecimal():
-        return int(block)
-    return output if name.startswith("output") else -1
-
-
 def _cells(made: Sizes) -> int:
     return -(-made.kv_size // _CELLS) * _CELLS
 
 
-def _kv(network: Network, options: Options, made: Sizes) -> int:
+def _way(parts: Sequence[GGUF], network: Network, options: Options) -> tuple[bool, Sizes, bool]:
+    """Return whether a model embeds, its sizes, and whether it uses flash attention."""
+    embeds = pooling(parts[0], options) is not None
+    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
+    return embeds, made, flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+
+
+def host_buffers(parts: Sequence[GGUF], network: Network, options: Options) -> int:
+    """Return the bytes of the buffers that are in main memory even if all layers are on GPUs: logits, and masks."""
+    embeds, made, flash = _way(parts, network, options)
     cells = _cells(made)
-    cache = 0
-    for layer in () if network.gguf.architecture in _NO_CACHE else network.layers[: network.caching]:
-        keys, values = _kv_widths(network, layer)
-        cache += _stored(keys, options.kv_type_k, cells) + _stored(values, options.kv_type_v, cells)
-    states = sum(_state(network) for layer in network.layers if layer.recurrent)
-    return cache + states * made.sequences * _FLOAT
+    read = _read(network, made, embeds=embeds) * _FLOAT
+    return read + _masks(network, cells, min(cells, made.micro_batch), flash=flash)
+
+
+def cache_sizes(parts: Sequence[GGUF], network: Network, options: Options) -> list[int]:
+    """Return the bytes of each layer's part of `Memory.kv`."""
+    return kv_by_layer(network, options, _way(parts, network, options)[1])
+
+
+def kv_by_layer(network: Network, options: Options, made: Sizes) -> list[int]:
+    """Return the bytes that each layer keeps of requests: keys and values, or its recurrent state."""
+    cells = _cells(made)
+    found: list[int] = []
+    for number, layer in enumerate(network.layers):
+        size = _state(network) * made.sequences * _FLOAT if layer.recurrent else 0
+        if number < network.caching and network.gguf.architecture not in _NO_CACHE:
+            keys, values = _kv_widths(network, layer)
+            size += _stored(keys, options.kv_type_k, cells) + _stored(values, options.kv_type_v, cells)
+        found.append(size)
+    return found
 
 
 def _stored(width: int, kind: str, cells: int) -> int:

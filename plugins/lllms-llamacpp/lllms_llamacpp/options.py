@@ -1,14 +1,17 @@
 """The `[models.X.options]` of the llama.cpp engine; everything is checked before C code sees it."""
 
+import re
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attrs import Attribute, field, frozen, validators
+from attrs import Attribute, converters, field, frozen, validators
 
 from lllms_core.chat import template_or_path
 from lllms_core.engines.validators import Validator, thought_marks, whole_number
 from lllms_core.machine import at_home
+from lllms_core.parameters.kinds import INT32
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """The storage types of keys or values in the KV cache."""
@@ -16,6 +19,11 @@ Pooling = Literal["mean", "cls", "last", "rank"]
 """How the vectors of a text's tokens are combined into one; "rank": into a score."""
 RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
 
+SplitMode = Literal["none", "layer", "row"]
+"""How a model is spread over several GPUs."""
+
+CPU = "CPU"
+"""ggml's name of the buffers in main memory."""
 UNQUANTISED = ("f32", "f16", "bf16")
 MAX_SEQUENCES = 256
 """llama.cpp's own limit for the sequences of one context."""
@@ -39,6 +47,54 @@ def _one_of(alias: object) -> Validator:
     return check
 
 
+def _names_or_places(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    assert isinstance(value, tuple)  # noqa: S101  # by its converter
+    for one in value:
+        _name_or_place(_, attribute, one)
+    if len({*map(str, value)}) < len(value):
+        raise ValueError(f"{attribute.name} is {list(value)!r}; name each GPU once")
+
+
+def _name_or_place(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    place = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not place and not (isinstance(value, str) and value):
+        raise ValueError(f'{attribute.name}: {value!r} is neither the name of a GPU, like "CUDA0", nor a place, like 0')
+
+
+def _shares(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    assert isinstance(value, tuple)  # noqa: S101  # by its converter
+    for one in value:
+        _number(0)(_, attribute, one)
+    if value and not any(value):
+        raise ValueError(f"{attribute.name} is {list(value)!r}; give at least one GPU more than 0")
+
+
+def _as_shares(given: Iterable[float]) -> tuple[float, ...]:
+    return tuple(given)
+
+
+def _flag_or_auto(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError(f'{attribute.name} is {value!r}; set true, false, or "auto"')
+
+
+def _cpu_moe(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if not (value == "auto" or isinstance(value, bool) or (isinstance(value, int) and 0 <= value < 2**31)):
+        raise ValueError(f'{attribute.name} is {value!r}; set true, false, a number of layers, or "auto"')
+
+
+def _patterns(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f'{attribute.name} is {value!r}; set a table like {{ "ffn_.*_exps" = "CPU" }}')
+    for pattern, buffer in value.items():
+        if not isinstance(pattern, str) or not pattern or not isinstance(buffer, str) or not buffer:
+            raise ValueError(f'{attribute.name}: {pattern!r} = {buffer!r}; write a pattern of names = "CPU", or a GPU')
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{attribute.name}: {pattern!r} is no regular expression: {error}") from None
+
+
 def _as_path(given: object) -> object:
     return at_home(given) if isinstance(given, str) and given else given
 
@@ -57,8 +113,8 @@ class Draft:
 
     draft: Path = field(converter=_as_path, validator=validators.instance_of(Path))
     """Its GGUF file."""
-    gpu_layers: int = field(default=-1, validator=whole_number(-1))
-    """As the option of the model."""
+    gpu_layers: int | Literal["auto"] = field(default="auto", validator=whole_number(-1, INT32, "auto"))
+    """Its layers on the first GPU, or `main_gpu`; -1: all; "auto": all if they fit, before those of the model."""
 
 
 def _speculation(_: object, attribute: "Attribute[Any]", value: object) -> None:
@@ -91,8 +147,33 @@ class Options:
     a longer text has a pass of its own."""
     micro_batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens that pass the layers together; limited to `batch_size`."""
-    gpu_layers: int = field(default=-1, validator=whole_number(-1))
-    """Layers on the GPU; -1: all. No effect without a GPU, or in a build without GPU support."""
+    gpu_layers: int | Literal["auto"] = field(default="auto", validator=whole_number(-1, INT32, "auto"))
+    """Layers on GPUs, the last ones and the output; -1: all. "auto": as many as fit into the memory that is free there,
+    within `server.gpu_memory_limit`. No effect without a GPU, or in a build without GPU support."""
+    devices: tuple[str | int, ...] | None = field(
+        default=None, converter=converters.optional(tuple), validator=validators.optional(_names_or_places),
+    )
+    """The GPUs to use, in this order, by name or by place in the list of `lllms plugins`; by default all but integrated
+    ones, or these if there are no others. An empty list: none."""
+    split_mode: SplitMode = field(default="layer", validator=_one_of(SplitMode))
+    """How several GPUs share a model: "layer": each has some layers; "row": each has some rows of every matrix (CUDA,
+    ROCm); "none": all is on `main_gpu`."""
+    tensor_split: tuple[float, ...] = field(default=(), converter=_as_shares, validator=_shares)
+    """The share of each GPU, in any unit: `[3, 1]`. By default that of the free memory."""
+    main_gpu: int | str | None = field(default=None, validator=validators.optional(_name_or_place))
+    """The GPU for everything with `split_mode` "none", for intermediate results with "row": its name, or its place in
+    `devices`; by default the first."""
+    kv_offload: bool = field(default=True, validator=validators.instance_of(bool))
+    """Keep the KV cache of the layers on a GPU there; false: in main memory, where attention is then computed."""
+    op_offload: bool | Literal["auto"] = field(default="auto", validator=_flag_or_auto)
+    """Bring weights in main memory to the GPU for steps of 32 tokens and more, like prompts; "auto": if any layer is on
+    a GPU."""
+    cpu_moe: bool | int | Literal["auto"] = field(default="auto", validator=_cpu_moe)
+    """The experts of a mixture that stay in main memory: true: all; a number: those of this many layers, the first
+    ones. "auto", with automatic `gpu_layers`: as many as it takes to have all else on the GPU."""
+    override_tensors: Mapping[str, str] = field(factory=dict, validator=_patterns)
+    """Where tensors go whose names contain a match of a regular expression, the first of which counts: "CPU", or the
+    name of a GPU: `{ "ffn_.*_exps" = "CPU" }`."""
     flash_attention: Literal["auto", "on", "off"] = field(
         default="auto", validator=_one_of(Literal["auto", "on", "off"]),
     )
@@ -127,9 +208,7 @@ class Options:
     """Drafts of the next tokens, which one step verifies together; no answer changes. "auto": what repeats a part of
     the prompt, of the answer or of the request's `prediction`, while that is likely to save time. `{ draft = FILE }`:
     where nothing repeats, a smaller model of the same vocabulary drafts."""
-    embeddings: bool | Literal["auto"] = field(
-        default="auto", validator=validators.or_(validators.instance_of(bool), validators.in_(["auto"])),
-    )
+    embeddings: bool | Literal["auto"] = field(default="auto", validator=_flag_or_auto)
     """Whether the model embeds texts instead of generating; "auto": if its file, or `pooling`, defines a pooling."""
     pooling: Pooling | None = field(default=None, validator=validators.optional(_one_of(Pooling)))
     """How the vectors of a text's tokens are combined into one; by default as in the model's file."""
@@ -154,4 +233,21 @@ class Options:
             raise ValueError(
                 f"kv_size is {self.kv_size}, but one request may hold {self.context_length} tokens; "
                 "raise kv_size or lower context_length",
+            )
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        """Raise `ValueError` for options that contradict each other."""
+        known = None if self.devices is None else len(self.devices)
+        if known == 0 and self.gpu_layers not in ("auto", 0):
+            raise ValueError(f"devices is empty, but gpu_layers is {self.gpu_layers}; name GPUs, or set gpu_layers = 0")
+        if self.tensor_split and self.split_mode == "none":
+            raise ValueError('tensor_split is set, but split_mode "none" uses a single GPU; leave one of them out')
+        if known is not None and len(self.tensor_split) > known:
+            raise ValueError(
+                f"tensor_split has {len(self.tensor_split)} shares, but devices has {known}; give each GPU one share",
+            )
+        if known is not None and isinstance(self.main_gpu, int) and self.main_gpu >= known:
+            raise ValueError(
+                f"main_gpu is {self.main_gpu}, but devices has {known}; count from 0, or give the name of one of them",
             )

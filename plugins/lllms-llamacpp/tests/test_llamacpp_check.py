@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from bpe_for_tests import write_bpe
 from click.testing import CliRunner
-from lllms_llamacpp import LlamaCppEngine, Options
+from lllms_llamacpp import LlamaCppEngine, Options, devices
+from lllms_llamacpp.gpus import Gpu
 from models_for_tests import DIM, WORDS, transformer
 
 from lllms_core.cli import cli
@@ -17,7 +18,7 @@ from lllms_core.config import parse_config
 from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.host import Host
-from lllms_core.types import ModelSpec
+from lllms_core.types import Device, ModelSpec
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +167,7 @@ def test_the_memory_of_a_gpu_is_not_this_machines(tiny_file, tmp_path, monkeypat
     package = ModuleSpec("llama_cpp", None, is_package=True)
     package.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr("lllms_llamacpp.hardware.find_spec", lambda _: package)
+    monkeypatch.setattr(devices, "known_gpus", lambda: [Gpu(Device("CUDA0", 2**34, 2**34))])
     for layers in (-1, 0):
         options = Options(context_length=10**8, gpu_layers=layers)
         memory = LlamaCppEngine().estimate(ModelSpec("m", options, tiny_file))

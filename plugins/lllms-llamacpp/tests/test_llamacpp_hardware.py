@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
-from lllms_llamacpp import engine, hardware
+from lllms_llamacpp import devices, engine, hardware
 from lllms_llamacpp.engine import LlamaCppEngine
+from lllms_llamacpp.gpus import Gpu
 from lllms_llamacpp.options import Options
 
 from lllms_core.cli import cli
@@ -32,6 +33,15 @@ def lllms(*arguments: str, folder: Path) -> str:
 
 def spec(**options: object) -> ModelSpec:
     return ModelSpec("tiny", Options(**options), TINY)  # type: ignore[arg-type]
+
+
+def test_layers_that_are_known_are_told():
+    """Once a model is settled, it says how many of its layers are on the GPU, and why none are."""
+    assert hardware.told(ONE, 20, 33) == "GPU CUDA0 (24.0 GB) with 20 of 33 layers, and CPU"
+    assert hardware.told(ONE, 33, 33) == "GPU CUDA0 (24.0 GB)"
+    assert hardware.told(ONE, 33, 33, 12) == "GPU CUDA0 (24.0 GB); experts of 12 layers on the CPU"
+    none = "CPU (no layer fits into the memory that is free on the GPU CUDA0 (24.0 GB))"
+    assert hardware.told(ONE, 0, 33) == none
 
 
 @pytest.mark.parametrize(("devices", "layers", "text"), [
@@ -75,27 +85,32 @@ def test_the_readme_has_the_same_command():
 
 def test_layers_that_no_build_can_take_are_a_warning(monkeypatch):
     """Layers on the GPU in a build without GPU support are a warning before and at the load; the default is none."""
-    monkeypatch.setattr(engine, "has_gpu", lambda: False)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     [finding] = LlamaCppEngine().examine(spec(gpu_layers=20))
     assert not finding.fatal
     assert finding.text.startswith("gpu_layers is 20, but llama.cpp is built without GPU support, so that all layers")
     assert [*LlamaCppEngine().examine(spec())] == []
-    monkeypatch.setattr(engine, "has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(devices, "known_gpus", lambda: [*map(Gpu, ONE)])
     assert [*LlamaCppEngine().examine(spec(gpu_layers=20))] == []
 
 
 def test_a_model_is_described_with_the_gpus(monkeypatch):
     """`hardware` names the GPUs that are found, and follows the model's `gpu_layers`."""
-    monkeypatch.setattr(engine, "has_gpu", lambda: True)
-    monkeypatch.setattr(engine, "known_devices", lambda: ONE)
-    told = [LlamaCppEngine().hardware(one) for one in (None, spec(), spec(gpu_layers=0))]
-    assert told == ["GPU CUDA0 (24.0 GB)"] * 2 + ["CPU (gpu_layers is 0; there is the GPU CUDA0 (24.0 GB))"]
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(devices, "known_gpus", lambda: [*map(Gpu, ONE)])
+    specs = (None, spec(gpu_layers=-1), spec(), spec(gpu_layers=0), spec(devices=["CUDA9"]))
+    assert [LlamaCppEngine().hardware(one) for one in specs] == [
+        "GPU CUDA0 (24.0 GB)", "GPU CUDA0 (24.0 GB)", "GPU CUDA0 (24.0 GB), with as many layers as fit",
+        "CPU (gpu_layers is 0; there is the GPU CUDA0 (24.0 GB))",
+        "options.devices: there is no GPU 'CUDA9'; choose from CUDA0 (0)",
+    ]
 
 
 def test_the_commands_say_it(tmp_path, monkeypatch):
     """`plugins` says it of the engine, and `check` of each model; JSON stays as it was."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "has_gpu", lambda: False)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     monkeypatch.setattr(hardware, "_SEEN", ())
     assert "llamacpp computes on CPU (llama.cpp is built without GPU support); no GPU is seen here" in (
         lllms("plugins", folder=tmp_path)

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -14,13 +13,13 @@ from berts_for_tests import random_bert
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine, Lora, Options
-from lllms_llamacpp.memory import estimate, offloaded, scores_in_half
+from lllms_llamacpp.memory import estimate, scores_in_half
 from lllms_llamacpp.overhead import LIBRARIES
 from lllms_llamacpp.sizes import sizes
 from models_for_tests import RECIPES
 
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, Metadata, TensorInfo, read_gguf
+from lllms_core.gguf import GGUF, Metadata, TensorInfo
 from lllms_core.types import Memory, ModelSpec
 
 WORDS, DIM, LAYERS = 928, 256, 3
@@ -221,27 +220,6 @@ def test_estimate_of_an_embedding_model_at_work(kind, tmp_path, write_random):
     assert told.overhead - LIBRARIES >= 150 * words
     assert short == pytest.approx(told.total - LIBRARIES - told.longest, rel=0.10)
     assert whole == pytest.approx(told.total - LIBRARIES, rel=0.10)
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen2"])
-def test_a_gpu_takes_layers_from_the_end(name, write_model):
-    """With each layer on a GPU, main memory keeps less; the embedding, the masks and the logits stay there."""
-    [header] = parts = [read_gguf(write_model(name))]
-    size = {tensor.name: tensor.size for tensor in header.tensors}
-    settled = Options(context_length=1024, kv_type_k="f32", kv_type_v="f32")
-    memory = evolve(estimate(parts, settled), weights=estimate(parts, settled).weights + 1000)  # of an adapter
-    assert offloaded(parts, evolve(settled, gpu_layers=0), memory) == memory
-    splits = [offloaded(parts, evolve(settled, gpu_layers=count), memory) for count in range(1, LAYERS + 3)]
-    assert splits[-1] == splits[-2] == offloaded(parts, evolve(settled, gpu_layers=-1), memory)
-    copy = size["token_embd.weight"] if name == "qwen2" else 0
-    for one, after in pairwise(splits[:-1]):
-        assert one.weights - after.weights == sum(size[key] for key in size if key.startswith("blk.0."))
-        assert one.kv - after.kv == memory.kv // LAYERS
-        assert one.total == after.total == memory.total + copy
-    assert splits[0].kv == memory.kv
-    assert splits[-1].kv == 0
-    assert splits[-1].weights == size["token_embd.weight"] + 1000
-    assert 0 < splits[-1].compute < memory.compute
 
 
 def test_estimate_follows_the_options(tiny_file):

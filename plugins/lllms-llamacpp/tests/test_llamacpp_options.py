@@ -14,6 +14,14 @@ from lllms_core.errors import ModelLoadFailed
         {"rope_freq_scale": float("nan")}, {"rope_freq_scale": "2"}, {"lora": ["a.gguf"]}, {"seed": 2**63},
         {"seed": 1.5}, {"kv_size": 0}, {"slots": 8, "batch_size": 7}, {"kv_type_v": "q8_0", "flash_attention": "off"},
         {"context_length": 100, "kv_size": 99}, {"reasoning": "<think>"}, {"reasoning": 3},
+        {"devices": [-1]}, {"devices": [True]}, {"devices": [""]}, {"devices": ["CUDA0", "CUDA0"]},
+        {"devices": [], "gpu_layers": 20}, {"devices": [], "gpu_layers": -1}, {"split_mode": "rows"},
+        {"tensor_split": [1, -1]}, {"tensor_split": [0, 0]}, {"tensor_split": [float("inf")]},
+        {"tensor_split": [1, 1], "split_mode": "none"}, {"tensor_split": [1, 1], "devices": ["CUDA0"]},
+        {"main_gpu": -1}, {"main_gpu": ""}, {"main_gpu": 1, "devices": ["CUDA0"]}, {"kv_offload": 1},
+        {"op_offload": "off"}, {"embeddings": "on"},
+        {"cpu_moe": -1}, {"cpu_moe": "all"}, {"cpu_moe": 1.0}, {"override_tensors": ["x"]},
+        {"override_tensors": {"(": "CPU"}}, {"override_tensors": {"": "CPU"}}, {"override_tensors": {"x": ""}},
     ],
 )
 def test_wrong_options_are_refused(options):
@@ -39,7 +47,9 @@ def test_wrong_loras_are_refused(options):
         {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}, {"kv_type_k": "f32", "kv_type_v": "bf16"},
         {"use_mmap": False}, {"use_mlock": True}, {"use_mmap": False, "use_mlock": True},
         {"rope_scaling": "none"}, {"rope_freq_base": 10000, "rope_freq_scale": 1.0}, {"seed": -1},
-        {"kv_size": 1100}, {"kv_size": 100},
+        {"kv_size": 1100}, {"kv_size": 100}, {"devices": []}, {"devices": ["CUDA0", 1], "tensor_split": [2, 1]},
+        {"split_mode": "none", "main_gpu": 0}, {"kv_offload": False, "op_offload": False}, {"cpu_moe": 3},
+        {"override_tensors": {"attn_.*": "CPU", "nothing": "CUDA0"}},
     ],
 )
 def test_models_answer_with_every_option(load, options):

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from attrs import frozen
+
 from lllms_core.answers import Stream
 from lllms_core.apis import explain
 from lllms_core.apis.event_buffer import EventBuffer
@@ -20,15 +22,22 @@ SECONDS_ENDED = 600.0
 """The time for which they can be."""
 
 
+@frozen
+class _Source:
+    """Where a response comes from: it refers to the whole request."""
+
+    stream: Stream
+    waits: Callable[[], bool]
+
+
 class BackgroundResponse:
-    """One response that is being written, or was, with its events."""
+    """One response that is being written, or was, with its events. Once it has ended, it lets go of its request."""
 
     def __init__(
         self, stream: Stream, progress: ResponseProgress, waits: Callable[[], bool], buffer: int = BUFFER,
     ) -> None:
         self.progress = progress
-        self._stream = stream
-        self._waits = waits
+        self._source: _Source | None = _Source(stream, waits)
         self._events = ResponseEvents(progress)
         self._buffer = EventBuffer(buffer)
         self._task: asyncio.Task[None] | None = None
@@ -36,13 +45,15 @@ class BackgroundResponse:
     @property
     def value(self) -> Mapping[str, object]:
         """The response as far as it has come."""
-        value = self.progress.value
-        return {**value, "status": "in_progress"} if value["status"] == "queued" and not self._waits() else value
+        value, source = self.progress.value, self._source
+        began = value["status"] == "queued" and source is not None and not source.waits()
+        return {**value, "status": "in_progress"} if began else value
 
     def start(self, begun: Sequence[Delta]) -> None:
         """Begin to read the answer; `begun` was already taken."""
         self._buffer.put(self._events.queued())
-        self._task = asyncio.create_task(self._read(begun))
+        assert self._source is not None  # noqa: S101  # it has not ended
+        self._task = asyncio.create_task(self._read(self._source.stream, begun))
 
     def when_ended(self, act: Callable[[], object]) -> None:
         """Call `act` once the started response has ended."""
@@ -51,9 +62,9 @@ class BackgroundResponse:
 
     async def cancel(self) -> None:
         """Stop the answer, unless it has ended."""
-        if not self.progress.ended:
+        if self._source is not None and not self.progress.ended:
             self.progress.cancel()
-            await self._stream.aclose()
+            await self._source.stream.aclose()
             self._buffer.end()
 
     def check(self, after: int) -> None:
@@ -72,22 +83,23 @@ class BackgroundResponse:
         """
         return self._buffer.follow(after + 1, interval, comment("waiting"))
 
-    async def _read(self, begun: Sequence[Delta]) -> None:
+    async def _read(self, stream: Stream, begun: Sequence[Delta]) -> None:
         try:
-            deltas = begun or await self._stream.take()
+            deltas = begun or await stream.take()
             while deltas and not self.progress.ended:
                 for delta in deltas:
                     self._buffer.put(self._events.added(delta))
-                if self._stream.finish is not None:
-                    self._buffer.put(self._events.ended(self._stream.finish))
+                if stream.finish is not None:
+                    self._buffer.put(self._events.ended(stream.finish))
                     return
-                deltas = await self._stream.take()
+                deltas = await stream.take()
         except Exception as error:  # noqa: BLE001  # nobody waits for this task: the response tells what happened
             if not self.progress.ended:
                 self._buffer.put(self._events.failed(explain(error)))
         finally:
             self._buffer.end()
-            await self._stream.aclose()
+            self._source = None
+            await stream.aclose()
 
 
 class BackgroundResponses:

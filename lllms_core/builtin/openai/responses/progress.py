@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from lllms_core.apis import Fault
 from lllms_core.apis.writing import dumps
 from lllms_core.builtin.openai.responses.output_items import Event, ResponseOutput
-from lllms_core.types import ChatRequest, Delta, Finish, FinishReason, Usage
+from lllms_core.types import ChatRequest, Delta, Finish, FinishReason, Sampling, Usage
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -30,10 +30,25 @@ def new_response_id() -> str:
 
 
 @frozen
+class Asked:
+    """What a response tells of its request, which may have megabytes beside that."""
+
+    model: str
+    sampling: Sampling
+    scored: bool
+    """Whether the answer has log probabilities."""
+
+
+def _asked(request: ChatRequest) -> Asked:
+    return Asked(request.model, request.sampling, request.top_logprobs is not None)
+
+
+@frozen
 class ResponseHead:
     """What is known of a response before it is written."""
 
-    request: ChatRequest
+    asked: Asked = field(converter=_asked)
+    """Made of the request."""
     echo: Mapping[str, object]
     instructions: str | None = None
     previous: str | None = None
@@ -44,9 +59,9 @@ class ResponseHead:
     @cached_property
     def value(self) -> Mapping[str, object]:
         """The members that never change."""
-        sampling = self.request.sampling
+        sampling = self.asked.sampling
         return {
-            "id": self.id, "object": "response", "created_at": self.created, "model": self.request.model,
+            "id": self.id, "object": "response", "created_at": self.created, "model": self.asked.model,
             "instructions": self.instructions, "previous_response_id": self.previous, "max_output_tokens": None,
             "parallel_tool_calls": True, "service_tier": "default", "temperature": sampling.temperature,
             "top_p": sampling.top_p, **self.echo,
@@ -71,7 +86,7 @@ class ResponseProgress:
     _completed: int | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.output = ResponseOutput(self.head.id, self.head.origins, self.head.request.top_logprobs is not None)
+        self.output = ResponseOutput(self.head.id, self.head.origins, self.head.asked.scored)
 
     @property
     def ended(self) -> bool:
@@ -136,6 +151,7 @@ class ResponseProgress:
         self._completed = int(time.time()) if status == "completed" else None
         if self.on_end is not None:
             self.on_end(self.value)
+            self.on_end = None  # it may know the whole request, and the response can be read for a while
 
 
 def usage(counts: Usage) -> dict[str, object]:

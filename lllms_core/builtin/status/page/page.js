@@ -220,6 +220,52 @@ async function unloadModel(name) {
   if (kept.length > 0) tell(`${name} stays loaded, as its configuration says (min_instances).`);
 }
 
+// -- places -----------------------------------------------------------------------------------------------------------
+
+const PLACE_STATES = {
+  used: ["in use", "good"], avoided: ["no new instances", "wait"], refused: ["not used", "bad"], lost: ["lost", "bad"],
+};
+
+function placeRow(first) {
+  const badge = h("span", { class: "badge" });
+  const ago = h("span", { class: "pace push soft" });
+  const filled = h("span");
+  const bar = h("div", { class: "bar", role: "img" }, filled);
+  const facts = h("p", { class: "facts" });
+  const trouble = h("p", { class: "fault" });
+  const instances = h("ul", { class: "chips", "aria-label": `Instances at ${first.name}` });
+  let told = "";
+  return {
+    root: h("li", { class: "card item" },
+      h("div", { class: "head" }, h("h3", { class: "name" }, first.name), badge, ago),
+      bar, facts, trouble, instances),
+    update(one) {
+      const [text, tone] = PLACE_STATES[one.state] ?? [one.state, ""];
+      const there = one.state === "used" || one.state === "avoided";
+      put(badge, text);
+      attribute(badge, "data-tone", tone);
+      put(ago, one.state === "lost" ? `${since(one.since)} ago` : `for ${since(one.since)}`);
+      bar.hidden = !there || one.memory === null;
+      if (!bar.hidden) {
+        filled.style.width = `${Math.min(100, (100 * one.used) / one.memory)}%`;
+        attribute(filled, "data-tone", one.used > one.memory ? "bad" : null);
+        attribute(bar, "aria-label", `${size(one.used)} of ${size(one.memory)} of memory used`);
+      }
+      put(facts, !there ? "" : words(
+        many(one.instances, "instance"), many(one.cores, "core"),
+        one.memory === null ? `${size(one.used)} of memory used` : `${size(one.used)} of ${size(one.memory)} of memory used`,
+        ...one.devices.map((gpu) => `${size(gpu.used)} of ${size(gpu.limit)} on GPU ${gpu.name}`),
+        one.disk === null ? "" : `${size(one.disk)} of disk free`,
+      ));
+      put(trouble, one.problem);
+      const names = there ? state.instances.filter((each) => each.place === one.name).map((each) => each.id) : [];
+      if (names.join() !== told) instances.replaceChildren(...names.map((each) => h("li", {}, each)));
+      told = names.join();
+      instances.hidden = names.length === 0;
+    },
+  };
+}
+
 // -- instances --------------------------------------------------------------------------------------------------------
 
 function instanceRow(first) {
@@ -246,7 +292,7 @@ function instanceRow(first) {
       put(pace, one.pace === null ? "" : rate(one.pace));
       loaded.hidden = !loading;
       if (loading) loaded.value = one.progress;
-      const limit = state.memory?.limit ?? null;
+      const limit = (one.place === null ? state.memory?.limit : placed(one.place)?.memory) ?? null;
       bar.hidden = limit === null || !(one.memory || one.measured);
       if (!bar.hidden) {
         told.style.width = `${Math.min(100, (100 * one.memory) / limit)}%`;
@@ -260,11 +306,13 @@ function instanceRow(first) {
         ...devices.map(([name, bytes]) => `${size(bytes)} on ${name}`),
       );
       put(memory, sizes);
-      attribute(bar, "aria-label", limit === null ? null : `${sizes}, of ${size(limit)} for lllms`);
+      const owner = one.place === null ? "for lllms" : `at ${one.place}`;
+      attribute(bar, "aria-label", limit === null ? null : `${sizes}, of ${size(limit)} ${owner}`);
       put(facts, words(
         one.slots === null ? "" : `${one.running} of ${many(one.slots, "slot")} in use`,
         one.context_length === null ? "" : `${count(one.context_length)} tokens per request`,
-        one.device, many(one.threads, "core"), one.pid === null ? "in a thread" : `process ${one.pid}`,
+        one.device, many(one.threads, "core"),
+        one.place !== null ? `at ${one.place}` : one.pid === null ? "in a thread" : `process ${one.pid}`,
         loading ? `for ${since(one.loading_since)}${one.load_timeout ? ` of at most ${span(one.load_timeout)}` : ""}` : "",
         one.idle_since === null ? "" : `idle for ${since(one.idle_since)}${
           one.ttl === null ? "" : `, unloaded after ${span(one.ttl)}`}`,
@@ -305,7 +353,7 @@ function requestRow(first) {
       if (one.progress !== null) done.value = one.progress;
       put(facts, words(
         one.task, `for ${since(one.since)}`, one.tokens > 0 ? many(one.tokens, "token") : "",
-        one.instance === null ? "" : `on ${one.instance}`,
+        one.instance === null ? "" : `on ${one.instance}${one.place === null ? "" : ` at ${one.place}`}`,
       ));
       put(wait, one.text === null ? "" : `Waits: ${one.text}`);
       about.renew();
@@ -331,6 +379,7 @@ function endedRow(first) {
     first.tokens_per_second === null ? "" : rate(first.tokens_per_second),
     first.prompt_tokens > 0 ? `${count(first.cached_tokens)} of ${count(first.prompt_tokens)} prompt tokens cached` : "",
     first.key === null ? "" : `key ${first.key}`, first.task === "chat" ? "" : first.task,
+    first.place === null ? "" : `at ${first.place}`,
   );
   const head = h("div", { class: "head" }, h("h3", { class: "name" }, first.model),
     h("span", { class: "badge", "data-tone": fine ? "good" : left ? "" : "bad" }, OUTCOMES[first.outcome] ?? first.outcome), ago);
@@ -450,6 +499,20 @@ function figure(first) {
   };
 }
 
+const placed = (name) => state.places.find((one) => one.name === name);
+
+/** The figures of the whole cluster, from those of its places. */
+function placeFigures() {
+  const used = state.places.filter((one) => one.state === "used" || one.state === "avoided");
+  const sum = (value) => used.reduce((all, one) => all + value(one), 0);
+  const cores = { name: "cores", value: count(sum((one) => one.cores)), of: `at ${many(used.length, "place")}` };
+  const limited = used.length > 0 && used.every((one) => one.memory !== null);
+  if (!limited) return [cores];
+  const [taken, limit] = [sum((one) => one.used), sum((one) => one.memory)];
+  return [{ name: `memory of ${many(used.length, "place")}, with ${many(sum((one) => one.cores), "core")}`, wide: true,
+    value: size(taken), of: `of ${size(limit)}`, part: taken / limit }];
+}
+
 function figures() {
   const { server, memory, spares } = state;
   const ready = spares.filter((one) => one.ready).length;
@@ -458,8 +521,10 @@ function figures() {
     { name: "running", value: count(server.running), of: `of ${count(server.concurrency)}` },
     { name: "waiting", value: count(server.waiting), of: `of ${count(server.queue_size)}` },
     { name: "tokens per second", value: writing > 0 ? writing.toFixed(1) : "–", of: "" },
-    { name: "spare workers ready", value: count(ready), of: spares.length > ready ? `of ${spares.length}` : "" },
-    ...(memory === null ? [{ name: "cores", value: count(server.cores), of: "" }] : [{
+    ...(state.places.length > 0 ? [] : [
+      { name: "spare workers ready", value: count(ready), of: spares.length > ready ? `of ${spares.length}` : "" },
+    ]),
+    ...(state.places.length > 0 ? placeFigures() : memory === null ? [{ name: "cores", value: count(server.cores), of: "" }] : [{
       name: `memory, on ${many(server.cores, "core")}`, wide: true, value: size(memory.used), of: `of ${size(memory.limit)}`,
       part: memory.used / memory.limit, more: words(
         memory.measured === null ? "" : `${size(memory.measured)} measured`,
@@ -480,6 +545,7 @@ const rows = {
   problems: new Rows($("problem-rows"), (text) => ({ root: h("li", {}, text), update() {} })),
   figures: new Rows($("counts"), figure),
   models: new Rows($("model-rows"), modelRow, "None. Install a plugin that offers a model, or configure one in lllms.toml."),
+  places: new Rows($("place-rows"), placeRow),
   instances: new Rows($("instance-rows"), instanceRow, "None. A model is loaded when somebody asks for it."),
   requests: new Rows($("request-rows"), requestRow, "Nothing runs, and nothing waits."),
   ended: new Rows($("ended-rows"), endedRow, "None since the server started."),
@@ -493,6 +559,8 @@ function render() {
   rows.problems.show(state.problems, (text) => text);
   rows.figures.show(figures(), (one) => one.name);
   rows.models.show(state.models, (one) => one.name);
+  rows.places.show(state.places, (one) => one.id);
+  $("places").hidden = state.places.length === 0;
   rows.instances.show(state.instances, (one) => one.id);
   rows.requests.show(state.requests, (one) => one.id);
   rows.ended.show(state.ended, (one) => one.id);
