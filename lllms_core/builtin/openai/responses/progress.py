@@ -30,7 +30,7 @@ def new_response_id() -> str:
 
 
 @frozen
-class Settings:
+class RequestShown:
     """What a response tells of its request, which may have megabytes beside that."""
 
     model: str
@@ -39,15 +39,15 @@ class Settings:
     """Whether the answer has log probabilities."""
 
 
-def _asked(request: ChatRequest) -> Settings:
-    return Settings(request.model, request.sampling, request.top_logprobs is not None)
+def _asked(request: ChatRequest) -> RequestShown:
+    return RequestShown(request.model, request.sampling, request.top_logprobs is not None)
 
 
 @frozen
 class ResponseHead:
     """What is known of a response before it is written."""
 
-    asked: Settings = field(converter=_asked)
+    asked: RequestShown = field(converter=_asked)
     """Made of the request."""
     echo: Mapping[str, object]
     instructions: str | None = None
