@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_llamacpp import Draft, LlamaCppEngine, Options, devices, hardware
 from lllms_llamacpp.context import settle, smaller
@@ -158,52 +158,53 @@ def test_large_steps_need_room_on_the_first_gpu(layers: int) -> None:
 # -- "auto" ------------------------------------------------------------------------------------------------------------
 
 
-def settled(room: int, parts: list[GGUF] = PARTS, **options: object) -> tuple[Options, Memory]:
+def reckoned(room: int, parts: list[GGUF] = PARTS, **options: object) -> tuple[Options, Memory]:
     """The options that "auto" becomes on a GPU with this room, and their estimate."""
     wanted = settle(parts, Options(context_length=1024, **options))  # type: ignore[arg-type]
     chosen = settle_layers(parts, wanted, ONE, {"CUDA0": room})
     return chosen, estimate_on(parts, chosen, ONE)
 
 
+@settings(deadline=None)
 @given(room=st.integers(0, 30 * MIB), offload=st.booleans())
 def test_auto_never_takes_more_than_there_is(room: int, offload: bool) -> None:
     """Whatever is free, the estimate of what "auto" chose is no larger."""
-    _, memory = settled(room, op_offload="auto" if offload else False)
+    _, memory = reckoned(room, op_offload="auto" if offload else False)
     assert memory.devices.get("CUDA0", 0) <= room
 
 
 def test_auto_takes_all_or_as_many_as_fit() -> None:
     """With enough room all layers are taken; with a byte less than they need, fewer; with none, none."""
-    everything, memory = settled(2**40)
+    everything, memory = reckoned(2**40)
     assert everything.gpu_layers == -1
-    exact, _ = settled(memory.device)
+    exact, _ = reckoned(memory.device)
     assert exact == everything
-    fewer, _ = settled(memory.device - 1)
+    fewer, _ = reckoned(memory.device - 1)
     assert isinstance(fewer.gpu_layers, int)
     assert 0 <= fewer.gpu_layers <= LAYERS
-    assert settled(0)[0].gpu_layers == 0
-    counts = [settled(room)[0].gpu_layers for room in range(0, memory.device, 100_000)]
+    assert reckoned(0)[0].gpu_layers == 0
+    counts = [reckoned(room)[0].gpu_layers for room in range(0, memory.device, 100_000)]
     assert counts == sorted(counts, key=int)
     assert len(set(counts)) > 2
 
 
 def test_auto_leaves_experts_behind_first(mixture: list[GGUF]) -> None:
     """A mixture that does not fit keeps all layers on the GPU, and its first experts in main memory; or as told."""
-    _, whole = settled(2**40, mixture)
-    options, memory = settled(whole.device - 1, mixture)
+    _, whole = reckoned(2**40, mixture)
+    options, memory = reckoned(whole.device - 1, mixture)
     assert (options.gpu_layers, options.cpu_moe) == (-1, 1)
     assert memory.device < whole.device
-    kept, _ = settled(whole.device - 1, mixture, cpu_moe=False)
+    kept, _ = reckoned(whole.device - 1, mixture, cpu_moe=False)
     assert kept.cpu_moe == 0
     assert kept.gpu_layers != -1
-    told, _ = settled(2**40, mixture, cpu_moe=2)
+    told, _ = reckoned(2**40, mixture, cpu_moe=2)
     assert (told.gpu_layers, told.cpu_moe) == (-1, 2)
 
 
 def test_a_number_of_layers_is_kept() -> None:
     """Only "auto" is chosen; a number stays, whether it fits or not."""
-    assert settled(0, gpu_layers=2)[0].gpu_layers == 2
-    assert settled(2**40, gpu_layers=2)[0].gpu_layers == 2
+    assert reckoned(0, gpu_layers=2)[0].gpu_layers == 2
+    assert reckoned(2**40, gpu_layers=2)[0].gpu_layers == 2
 
 
 def test_several_gpus_get_shares_that_fit() -> None:

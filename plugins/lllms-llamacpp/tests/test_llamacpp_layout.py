@@ -4,7 +4,7 @@ from itertools import combinations_with_replacement
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_llamacpp.layout import Layout, Parts, Share, distribute, fit_layers
 
@@ -35,6 +35,7 @@ def rank(parts: Parts, layout: Layout) -> tuple[int, int]:
     return layout.layers, -layout.experts_left
 
 
+@settings(deadline=None)
 @given(parts=st.booleans().flatmap(lambda rows: models(by_rows=rows)), rooms=ROOMS, experts=EXPERTS)
 def test_no_gpu_takes_more_than_its_room(parts, rooms, experts):
     """By its own figures, the chosen layout never exceeds the room of a GPU; without GPUs there is none."""
@@ -44,6 +45,7 @@ def test_no_gpu_takes_more_than_its_room(parts, rooms, experts):
     assert 0 <= layout.layers <= (parts.layers if rooms else 0)
 
 
+@settings(deadline=None)
 @given(parts=models(), rooms=ROOMS, more=st.lists(st.integers(0, 200), min_size=3, max_size=3), experts=EXPERTS)
 def test_more_room_never_means_fewer_layers(parts, rooms, more, experts):
     """With more room on any GPU, at least as many layers, and experts, are on GPUs."""
@@ -53,6 +55,7 @@ def test_more_room_never_means_fewer_layers(parts, rooms, more, experts):
     )
 
 
+@settings(deadline=None)
 @given(parts=models(), room=st.integers(0, 400), experts=st.integers(0, 7))
 def test_all_layers_that_fit_are_taken(parts, room, experts):
     """On one GPU, the most layers are taken with which the model fits."""
@@ -64,6 +67,7 @@ def test_all_layers_that_fit_are_taken(parts, room, experts):
     assert fit_layers(parts, {"GPU0": room}, experts=experts).layers == max(fitting, default=0)
 
 
+@settings(deadline=None)
 @given(parts=models(), rooms=st.lists(st.integers(0, 200), min_size=2, max_size=3))
 def test_several_gpus_are_filled(parts, rooms):
     """All layers are on several GPUs if there is any way to put them there one after the other."""
@@ -80,6 +84,7 @@ def test_several_gpus_are_filled(parts, rooms):
     assert (fit_layers(parts, named).layers == parts.layers) == possible
 
 
+@settings(deadline=None)
 @given(parts=models(), sizes=st.lists(st.floats(0, 9), min_size=1, max_size=3))
 def test_nothing_is_lost_or_counted_twice(parts, sizes):
     """What all GPUs take together are the layers, and a buffer for each GPU that has one."""
