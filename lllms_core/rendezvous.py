@@ -24,8 +24,10 @@ from attrs import define, field, frozen
 from lllms_core.errors import PlacementFailed
 
 TOKEN_SIZE = 16
-TOKEN, ADDRESS = "_LLLMS_WORKER_TOKEN", "_LLLMS_WORKER_ADDRESS"
-"""The variables by which a process learns what to show, and where."""
+TOKEN = "_LLLMS_WORKER_TOKEN"  # noqa: S105  # the name of a variable
+"""The variable by which a process learns what to show, in hexadecimal."""
+ADDRESS = "_LLLMS_WORKER_ADDRESS"
+"""The variable by which it learns where: an address, a space, a port."""
 SILENCE = 4.0
 """Seconds after which a connection counts as lost if the other machine acknowledges nothing."""
 GREETING_SECONDS = 5.0

@@ -45,7 +45,7 @@ def schema(**placements: type) -> dict[str, Any]:
     return describe_config(
         {name: one.object.Options for name, one in plugins.engines.items()},
         {name: one.object.Options for name, one in plugins.session_stores.items()},
-        placements,
+        {name: one.object.Options for name, one in plugins.placements.items()} | placements,
     )
 
 

@@ -109,6 +109,20 @@ def test_nobody_waits_longer_than_two_steps_while_a_prompt_is_read(writers, fixe
     assert waits[-1] - usual >= 0.8 * prompt * each * 1.5
 
 
+def test_a_step_that_was_fast_by_chance_makes_the_next_ones_little_longer():
+    """However cheap a prompt seems after a lucky measurement, a step's share of it grows by a quarter at most."""
+    pace = Pace()
+    pace.observe(1, 0, 0.010)
+    pace.observe(1, pace.prompt_budget(1, 512), 0.0)
+    pace.observe(0, 200, 0.100)
+    before = pace.prompt_budget(1, 512)
+    for _ in range(8):
+        pace.observe(1, before, 0.010)
+        budget = pace.prompt_budget(1, 512)
+        assert before < budget <= before + before // 4 + 1
+        before = budget
+
+
 def test_mixed_steps_correct_a_wrong_pace():
     """A first prompt that was slow (a cold cache) does not slow down all others while some request generates."""
     pace = Pace()

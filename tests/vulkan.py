@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,12 +23,13 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "vulkan"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 PACKAGES = ("libvulkan-dev", "glslc", "spirv-headers", "mesa-vulkan-drivers", "cmake", "ninja-build", "g++")
+TOOLS = ("gguf", "hypothesis", "numpy", "psutil", "pytest", "pytest-asyncio")
 HEADERS = 272
 """ggml needs the headers of Vulkan 1.3.272 or newer, for layer settings."""
 NEWER = "trixie"
 """A Debian that has newer headers, in the package `libvulkan-dev`."""
 TESTS = (
-    "vulkan", "offload", "layout", "device_memory", "devices", "hardware", "answers", "slots", "sessions", "channels",
+    "offload", "layout", "device_memory", "devices", "hardware", "answers", "slots", "sessions", "channels",
     "choices", "constraints", "embeddings", "recurrent", "reuse", "drafts",
 )
 """The engine's tests that run there, beside those that are only for it."""
@@ -165,7 +166,7 @@ def environment(built: Path) -> None:
         venv.create(FOLDER / "venv", with_pip=True)
     install = [PYTHON, "-m", "pip", "install", "--quiet"]
     run(*install, f"llama-cpp-python=={version('llama-cpp-python')}")
-    run(*install, "-e", f"{ROOT}[dev]", "-e", ROOT / "plugins/lllms-mock", "-e", ROOT / "plugins/lllms-llamacpp")
+    run(*install, *TOOLS, "-e", ROOT, "-e", ROOT / "plugins/lllms-mock", "-e", ROOT / "plugins/lllms-llamacpp")
     package = Path(output(PYTHON, "-c", "import importlib.util as u; print(u.find_spec('llama_cpp').origin)").strip())
     for file in built.glob("lib*.so*"):
         target = package.parent / "lib" / file.name
@@ -175,10 +176,16 @@ def environment(built: Path) -> None:
 
 def test(arguments: Sequence[str]) -> int:
     """Run the tests; return the status of pytest."""
+    # The one driver twice, so that there are two GPUs.
+    twice = {**ENVIRONMENT, "GGML_VK_VISIBLE_DEVICES": "0,0"}
+    return _pytest(["vulkan"], arguments, twice) or _pytest(TESTS, arguments, ENVIRONMENT)
+
+
+def _pytest(names: Sequence[str], arguments: Sequence[str], variables: Mapping[str, str]) -> int:
     folder = ROOT / "plugins" / "lllms-llamacpp" / "tests"
-    files = [str(folder / f"test_llamacpp_{name}.py") for name in TESTS]
+    files = [str(folder / f"test_llamacpp_{name}.py") for name in names]
     command = [str(PYTHON), "-m", "pytest", "-m", "not chaos", "-p", "no:cacheprovider", *files, *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> None:

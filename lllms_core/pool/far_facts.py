@@ -24,7 +24,8 @@ def facts(config: Config, plugins: Plugins) -> Mapping[str, object]:
     limit = memory_limit(config.server)
     engines = [provided.object for provided in plugins.engines.values()]
     return {
-        "cores": available_cores(), "disk": room(config), "memory": None if limit is None else limit.total, "versions": dict(versions()),
+        "cores": available_cores(), "memory": None if limit is None else limit.total, "disk": room(config),
+        "versions": dict(versions()),
         "devices": [{"name": one.name, "total": one.total, "free": one.free} for one in find_devices(engines)],
     }
 

@@ -151,7 +151,7 @@ class Fleet:
 
     def begun(self, model: str) -> int:
         """Return how many instances of a model are being loaded, or have their files fetched for that."""
-        return self._group(model).loading + len(self.fetching.get(model, ()))
+        return self._group(model).loading + self.fetches(model)
 
     def count(self, model: str) -> int:
         """Return how many instances a model has, with those for which its files are being fetched."""
@@ -159,7 +159,7 @@ class Fleet:
 
     def fetches(self, model: str) -> int:
         """Return at how many places the files of a model are being looked for, or fetched."""
-        return len(self.fetching.get(model, ()))
+        return len(self.fetching[model]) if model in self.fetching else 0
 
     def ready(self, model: str) -> int:
         """Return how many instances of a model are ready."""

@@ -270,12 +270,11 @@ class Placing:
 
     def may_grow(self, model: str) -> bool:
         """Whether one more instance of this model may be loaded now, and its requests need it beside those that are."""
-        return (
-            self._is_allowed(model)
-            and self.seating.known(model)
-            and self._may_begin(model)
-            and (not self.fleet.begun(model) or (self._needs_more(model) and not self._is_ahead(model)))
-        )
+        if not self._is_allowed(model) or not self.seating.known(model):
+            return False
+        if not self.fleet.begun(model):
+            return True
+        return self._may_begin(model) and self._needs_more(model) and not self._is_ahead(model)
 
     def _is_allowed(self, model: str) -> bool:
         """Whether a model may have one more instance, as far as that depends on nothing but itself."""

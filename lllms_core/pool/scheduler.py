@@ -480,7 +480,8 @@ class Scheduler:
     def _measure(self, models: AbstractSet[str]) -> list[Effect]:
         new = {
             (model, size): Measure(model, self.fleet.kinds[size.kind], size.memory)
-            for model in sorted(models) for size in self.seating.unknown(model) if (model, size) not in self.measuring
+            for model in sorted(models) if not self.seating.known(model)
+            for size in self.seating.unknown(model) if (model, size) not in self.measuring
         }
         self.measuring.update(new)
         return [*new.values()]

@@ -71,6 +71,8 @@ class Seating(KnownNeeds):
         self._look = look
         self._reserved: tuple[int, Lacking] = (-1, {})
         """What `_lacking` returned last, and `Fleet.version` then."""
+        self._complete: dict[str, int] = {}
+        """The models whose needs are all known, and `Fleet.version` when that was found."""
         self.firm = 0
         """Bytes of stored sessions that could not be given up."""
 
@@ -84,7 +86,17 @@ class Seating(KnownNeeds):
 
     def known(self, model: str) -> bool:
         """Whether the needs of a model are known at all places, or do not matter."""
-        return not self.unknown(model)
+        if self._complete.get(model) == self._fleet.version:
+            return True
+        known = not self.unknown(model)
+        if known:
+            self._complete[model] = self._fleet.version
+        return known
+
+    def forget(self, model: str) -> None:
+        """Forget a model's need: its files may have changed."""
+        super().forget(model)
+        self._complete.pop(model, None)
 
     def unknown(self, model: str) -> Sequence[Size]:
         """Return what is to be found out before the next instance of a model gets its place."""
@@ -117,6 +129,7 @@ class Seating(KnownNeeds):
                 self.forget(model)
         if change.measure:
             self.needs.clear()
+            self._complete.clear()
 
     def measured(self, entry: InstanceEntry, private: int) -> bool:
         """Record what an instance takes; return whether it counts for more than before."""

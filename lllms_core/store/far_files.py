@@ -4,7 +4,8 @@
     echo '{"source": "hf:org/repo", "size": 1000, "sha256": ""}' | python -m lllms_core.store.far_files fetch
 
 It writes JSON objects, one a line: `share` while it fetches, and last `path` (null: not found), or an `error` for
-people (`full`: the disk has no room), with `disk`, the free bytes where it fetches. The machine's own configuration says where its store is: `LLLMS_MODELS_DIR`.
+people (`full`: the disk has no room), with `disk`, the free bytes where it fetches. The machine's own configuration
+says where its store is: `LLLMS_MODELS_DIR`.
 """
 
 import json

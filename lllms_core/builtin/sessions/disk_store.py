@@ -160,11 +160,8 @@ class DiskStore(SessionStore):
         best = longest_prefix(self._entries(dated=False), space, prompt, whole=whole)
         if best is not None:
             with suppress(OSError):  # it is gone, which `get` will tell
-                return self._dated(best)
+                return evolve(best, used=self._path(best.id).stat().st_mtime)
         return best
-
-    def _dated(self, entry: SessionEntry) -> SessionEntry:
-        return evolve(entry, used=self._path(entry.id).stat().st_mtime)
 
     def _entries(self, *, dated: bool = True) -> Iterator[SessionEntry]:
         """Yield the sessions; `dated` ones with their last use by any server, which takes a look at each file."""
@@ -177,7 +174,7 @@ class DiskStore(SessionStore):
             with suppress(OSError):  # it is gone, or was replaced by something else
                 entry = self._known.get(session_id) or self._look(session_id)
                 if entry is not None:
-                    yield self._dated(entry) if dated else entry
+                    yield evolve(entry, used=file.stat().st_mtime) if dated else entry
         for session_id in self._known.keys() - there:
             self._known.pop(session_id, None)
         self._foreign &= there

@@ -20,12 +20,14 @@ _SMALLEST_TIME = 1e-9
 
 @define
 class Pace:
-    """The speed of past decodes: exponential averages, in seconds."""
+    """The speed of past decodes: exponential averages, in seconds; and how much of a prompt they held."""
 
     token_steps: dict[int, float] = Factory(dict)
     """A decode that only generates, by the number of its tokens."""
     prompt_token: float | None = None
     """One token of a prompt."""
+    budget: int | None = None
+    """The prompt tokens allowed in the last decode beside others; None if it had no prompts."""
 
     def learn(self, feeds: Sequence[Feed], seconds: float) -> None:
         """Learn from a decode of these feeds."""
@@ -43,6 +45,7 @@ class Pace:
         step = self.token_step(generating)
         if generating and not prompt_tokens:
             self.token_steps[generating] = smooth(self.token_steps.get(generating), seconds)
+            self.budget = None
         elif prompt_tokens >= TELLING and not generating:
             self.prompt_token = smooth(self.prompt_token, seconds / prompt_tokens)
         elif prompt_tokens >= SMALLEST_CHUNK and step is not None:
@@ -59,7 +62,11 @@ class Pace:
         room, step = batch_size - generating, self.token_step(generating)
         if step is None or self.prompt_token is None:
             return room
-        return min(room, max(SMALLEST_CHUNK, int(STALL * step / max(self.prompt_token, _SMALLEST_TIME))))
+        budget = max(SMALLEST_CHUNK, int(STALL * step / max(self.prompt_token, _SMALLEST_TIME)))
+        if self.budget is not None:  # a step that was fast by chance must not make the next one far too long
+            budget = min(budget, self.budget + self.budget // 4 + 1)
+        self.budget = budget
+        return min(room, budget)
 
 
 def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> list[tuple[Run, Feed]]:

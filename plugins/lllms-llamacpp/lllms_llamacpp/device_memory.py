@@ -1,8 +1,7 @@
 """The memory of a model on GPUs: how an estimate is spread over main memory and each of them; nothing is loaded.
 
-The embedding of the tokens stays in main memory, as do masks and logits; the buffers for what a GPU computes are
-estimated from those of the processor. A measured one was a quarter larger, which is added. The memory of the driver in
-each process is not, nor are the copies of inputs that llama.cpp makes to keep several GPUs busy at once.
+The embedding of the tokens stays in main memory, as do masks and logits. The memory that a driver takes in each process
+is not counted.
 """
 
 import re
@@ -15,7 +14,7 @@ from lllms_core.types import Memory
 from lllms_llamacpp.drafts import draft_options, draft_parts
 from lllms_llamacpp.gpus import Gpu, chosen, main_device
 from lllms_llamacpp.layout import Layout, Parts, Share, distribute, fit_layers
-from lllms_llamacpp.memory import cache_sizes, drafts_for, estimate_alone, host_buffers, with_draft
+from lllms_llamacpp.memory import Buffers, buffers, cache_sizes, drafts_for, estimate_alone, with_draft
 from lllms_llamacpp.network import Network, read_network
 from lllms_llamacpp.options import CPU, Draft, Options
 from lllms_llamacpp.repacking import kinds_here, repacked
@@ -62,7 +61,7 @@ def settle_layers(
     shares = [Share(name, size) for name, size in zip(left, _padded(options, len(left)), strict=True)]
     experts = None if options.cpu_moe == "auto" else experts_left(parts, options)
     layout = fit_layers(
-        tensors.parts(parts, options), left, shares if options.tensor_split else (), experts=experts,
+        tensors.parts(options), left, shares if options.tensor_split else (), experts=experts,
     )
     if len(layout.shares) > 1:
         options = evolve(options, tensor_split=tuple(one.size for one in layout.shares))
@@ -128,9 +127,11 @@ def _spread(parts: Sequence[GGUF], options: Options, gpus: Sequence[Gpu] | None)
     copied, again = repacked(here, kinds_here())
     moved = sum(one.size for one in tensors.all) - sum(one.size for one in here)
     kv = sum(tensors.kv[len(tensors.kv) + 1 - layers :]) if options.kv_offload and layers > 1 else 0
-    # What has weights or a cache in main memory is computed there.
+    # Without help, what has weights or a cache in main memory is computed there.
     away = options.kv_offload and layers > len(tensors.kv) and not left and not any(map(tensors.stays, here))
-    host = min(memory.compute, tensors.host) if away else memory.compute
+    host = tensors.buffers.host if away or offloads(options) else memory.compute
+    if away and len(chosen(options, gpus or ())) > 1:
+        host += tensors.parts(options).copies
     return evolve(
         memory, weights=memory.weights - more - moved + (again if layers == 0 else 0), kv=memory.kv - kv, compute=host,
         longest=min(memory.longest, host), copied=copied - (again if layers else 0), offloaded=True,
@@ -152,7 +153,7 @@ def _on_gpus(parts: Sequence[GGUF], options: Options, gpus: Sequence[Gpu] | None
     else:
         shares = [Share(one.name, one.free) for one in found]
     layout = Layout(_used(options, tensors.network), experts_left(parts, options), tuple(shares))
-    return distribute(tensors.parts(parts, options), layout)
+    return distribute(tensors.parts(options), layout)
 
 
 def _padded(options: Options, count: int) -> list[float]:
@@ -174,7 +175,7 @@ class _Tensors:
     network: Network
     overrides: tuple[tuple[re.Pattern[str], str], ...]
     kv: tuple[int, ...]
-    host: int
+    buffers: Buffers
 
     @classmethod
     def read(cls, parts: Sequence[GGUF], options: Options) -> "_Tensors":
@@ -183,7 +184,7 @@ class _Tensors:
         return cls(
             tuple(tensor for part in parts for tensor in part.tensors), network,
             tuple((re.compile(pattern), buffer) for pattern, buffer in options.override_tensors.items()),
-            tuple(cache_sizes(parts, network, options)), host_buffers(parts, network, options),
+            tuple(cache_sizes(parts, network, options)), buffers(parts, network, options),
         )
 
     def override(self, tensor: TensorInfo) -> str | None:
@@ -210,7 +211,7 @@ class _Tensors:
         """Whether an option keeps a layer's tensor in main memory."""
         return self.override(tensor) == CPU and 0 <= self.layer(tensor) < len(self.network.layers)
 
-    def parts(self, parts: Sequence[GGUF], options: Options) -> Parts:
+    def parts(self, options: Options) -> Parts:
         """Return what GPUs may take."""
         count = len(self.network.layers) + 1
         weights, experts, largest, fixed = [0] * count, [0] * count, [0] * count, dict[str, int]()
@@ -225,11 +226,12 @@ class _Tensors:
                 (experts if _EXPERTS.search(tensor.name) else weights)[layer] += tensor.size
                 largest[layer] = max(largest[layer], tensor.size)
         weights[-1] += self.network.tied
-        compute = estimate_alone(parts, options).compute
-        buffer = max(0, compute - min(compute, self.host)) * 5 // 4
+        by_rows = options.split_mode == "row"
+        at_once = options.split_mode == "layer" and options.kv_offload and not options.override_tensors
         return Parts(
             tuple(weights), tuple(experts), (*(self.kv if options.kv_offload else [0] * (count - 1)), 0),
-            tuple(largest), largest_fixed, buffer, fixed, offloads(options), options.split_mode == "row",
+            tuple(largest), largest_fixed, self.buffers.device, self.buffers.inputs,
+            self.buffers.copies if at_once else 0, fixed, offloads(options), by_rows,
         )
 
 

@@ -8,6 +8,8 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import Device
 from lllms_llamacpp.options import CPU, Options
 
+WITHOUT_ROWS = ("Vulkan", "Metal", "MTL")
+"""The beginnings of the names of GPUs that cannot have some rows of a matrix: llama.cpp refuses the load."""
 LEAST_SPARE = 2**29
 SPARE = 10
 """A fraction of a GPU's memory: one part in this many, but at least `LEAST_SPARE`, is left free if nobody has said how
@@ -44,6 +46,8 @@ def chosen(options: Options, gpus: Sequence[Gpu]) -> Sequence[Device]:
             f"options.tensor_split has {len(options.tensor_split)} shares, but the model uses {_names(found)}; "
             "give each GPU one share",
         )
+    if options.split_mode == "row" and (unable := [one for one in found if one.name.startswith(WITHOUT_ROWS)]):
+        raise ModelLoadFailed(f'options.split_mode is "row", which {_names(unable)} cannot do; set it to "layer"')
     if found:
         main_device(options, found)
     return found

@@ -25,6 +25,10 @@ class Parts:
     """The largest matrix of those that are always in main memory."""
     buffer: int = 0
     """What each GPU needs to compute."""
+    inputs: int = 0
+    """What the first GPU needs in addition to compute with weights from main memory."""
+    copies: int = 0
+    """What each GPU needs in addition if all layers are on several, which then work on several steps at once."""
     fixed: Mapping[str, int] = field(factory=dict)
     """Weights that are on a GPU whatever the layers do."""
     offloads: bool = True
@@ -64,15 +68,16 @@ def distribute(parts: Parts, layout: Layout) -> dict[str, int]:
         return {}
     found = {name: size for name, size in parts.fixed.items() if size}
     first, start = shares[0].name, parts.layers - used
+    buffer = _buffer(parts, used, layout.experts_left, len(shares))
     if help_size := _help(parts, used, layout.experts_left):
-        found[first] = found.get(first, 0) + parts.buffer + help_size
+        found[first] = found.get(first, 0) + buffer + help_size
     buffered = {first} if help_size else set()
     total = sum(one.size for one in shares) or 1
     for layer in range(start, parts.layers):
         name = _owner(layer - start, used, shares)
         if name not in buffered:
             buffered.add(name)
-            found[name] = found.get(name, 0) + parts.buffer
+            found[name] = found.get(name, 0) + buffer
         weights = parts.weights[layer] + (parts.experts[layer] if layer >= layout.experts_left else 0)
         found[name] += parts.kv[layer]
         if parts.by_rows:
@@ -109,7 +114,8 @@ def _fitting(
     parts: Parts, rooms: Mapping[str, int], shares: Sequence[Share], used: int, left: int,
 ) -> Layout | None:
     """Return a layout with this many layers and experts, if it fits into the rooms."""
-    even = shares or [Share(name, max(0, room - parts.buffer)) for name, room in rooms.items()]
+    buffer = _buffer(parts, used, left, len(rooms))
+    even = shares or [Share(name, max(0, room - buffer)) for name, room in rooms.items()]
     options = [tuple(even)] if any(one.size for one in even) else []
     if not shares and not parts.by_rows and len(rooms) > 1:
         options.append(_packed(parts, rooms, used, left))
@@ -125,7 +131,7 @@ def _packed(parts: Parts, rooms: Mapping[str, int], used: int, left: int) -> tup
     layer, shares = parts.layers - used, []
     for place, (name, room) in enumerate(rooms.items()):
         help_size = _help(parts, used, left) if place == 0 else 0
-        rest, start = room - parts.fixed.get(name, 0) - parts.buffer - help_size, layer
+        rest, start = room - parts.fixed.get(name, 0) - _buffer(parts, used, left, len(rooms)) - help_size, layer
         while layer < parts.layers:
             rest -= parts.weights[layer] + parts.kv[layer] + (parts.experts[layer] if layer >= left else 0)
             if rest < 0:
@@ -133,6 +139,12 @@ def _packed(parts: Parts, rooms: Mapping[str, int], used: int, left: int) -> tup
             layer += 1
         shares.append(Share(name, layer - start))
     return tuple(shares) if layer == parts.layers else ()
+
+
+def _buffer(parts: Parts, used: int, left: int, gpus: int) -> int:
+    """Return what each GPU needs to compute."""
+    steps = gpus > 1 and used == parts.layers and not left
+    return parts.buffer + (parts.copies if steps else 0)
 
 
 def _help(parts: Parts, used: int, left: int) -> int:
@@ -144,7 +156,8 @@ def _help(parts: Parts, used: int, left: int) -> int:
         parts.largest[layer] for layer in range(parts.layers - 1)
         if layer < start or (layer < left and parts.experts[layer])
     ]
-    return max([parts.largest_fixed, *there])
+    largest = max([parts.largest_fixed, *there])
+    return largest + parts.inputs if largest else 0
 
 
 def _owner(place: int, count: int, shares: Sequence[Share]) -> str:

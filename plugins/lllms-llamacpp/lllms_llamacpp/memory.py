@@ -10,7 +10,7 @@ instance, and their mapped pages, which nobody reads any more, count as free: th
 
 from collections.abc import Iterable, Sequence
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES
 from lllms_core.types import Memory
@@ -23,6 +23,10 @@ from lllms_llamacpp.repacking import kinds_here, repacked
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 
 _FLOAT = 4
+_STREAMS = 3
+"""What enters and leaves layers is in main memory this many times."""
+_STEPS = 4
+"""Steps that llama.cpp has several GPUs work on at once."""
 _CELLS = 256
 """The cells of a KV cache are a multiple of this."""
 _BLOCKS = {name.lower(): (elements, width) for name, elements, width in TENSOR_TYPES.values()}
@@ -99,12 +103,38 @@ def _way(parts: Sequence[GGUF], network: Network, options: Options) -> tuple[boo
     return embeds, made, flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
 
 
-def host_buffers(parts: Sequence[GGUF], network: Network, options: Options) -> int:
-    """Return the bytes of the buffers that are in main memory even if all layers are on GPUs: logits, and masks."""
+@frozen
+class Buffers:
+    """The buffers of a model whose layers are on GPUs, in bytes; measured on Vulkan, and at most a sixth more."""
+
+    host: int
+    """In main memory: logits, masks, what enters and leaves the layers."""
+    device: int
+    """On each GPU."""
+    inputs: int
+    """What each GPU needs in addition while it helps with weights from main memory."""
+    copies: int
+    """What each GPU, and main memory, need in addition if several GPUs work on several steps at once."""
+
+
+def buffers(parts: Sequence[GGUF], network: Network, options: Options) -> Buffers:
+    """Return the buffers of a model whose layers are on GPUs."""
     embeds, made, flash = _way(parts, network, options)
     cells = _cells(made)
+    tokens = min(cells, made.micro_batch)
     read = _read(network, made, embeds=embeds) * _FLOAT
-    return read + _masks(network, cells, min(cells, made.micro_batch), flash=flash)
+    masks = _masks(network, cells, tokens, flash=flash)
+    stream = network.width * tokens * _FLOAT
+    compute = _compute(network, made, flash=flash, embeds=embeds)
+    work = 0 if flash else scores_in_half(network.heads, cells, tokens) * _attends(network)
+    # A GPU has a copy of the masks, but converts no scores.
+    device = max(0, compute - read - work)
+    host = min(compute, read + masks + _STREAMS * stream)
+    if not options.kv_offload and not flash:
+        # Attention is computed in main memory, where its scores are.
+        device = max((_feed_forward(network, layer) for layer in network.layers), default=0) * tokens * _FLOAT
+        host = compute
+    return Buffers(host, device, _STREAMS * stream, (_STEPS - 1) * (masks + 2 * stream))
 
 
 def cache_sizes(parts: Sequence[GGUF], network: Network, options: Options) -> list[int]:

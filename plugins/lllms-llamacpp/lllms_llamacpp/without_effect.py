@@ -15,8 +15,6 @@ from lllms_llamacpp.options import Options
 _FOR_GPUS = (
     "devices", "split_mode", "tensor_split", "main_gpu", "kv_offload", "op_offload", "cpu_moe", "override_tensors",
 )
-_WITH_ROWS = ("CUDA", "ROCm", "MUSA", "SYCL", "CANN")
-"""The beginnings of the names of GPUs that can have some rows of a matrix."""
 
 
 def without_effect(
@@ -39,11 +37,14 @@ def _texts(
             "for this GPU alone, or name it in devices"
         )
     if options.cpu_moe not in (False, "auto") and not mixture:
-        yield f"cpu_moe is {options.cpu_moe!r}, which has no effect: the model is no mixture of experts; leave it out"
+        given = str(options.cpu_moe).lower()
+        yield f"cpu_moe is {given}, which has no effect: the model is no mixture of experts; leave it out"
     for pattern in no_match(parts, options):
         yield f"override_tensors: no tensor of the model has a name that {pattern!r} matches; correct or remove it"
-    if gpus is not None and hardware.has_gpu() and (options.tensor_split or options.split_mode == "row"):
-        yield from _with_these(options, [one.name for one in chosen(options, gpus())])
+    if gpus is not None and hardware.has_gpu() and options.tensor_split:
+        names = [one.name for one in chosen(options, gpus())]
+        if len(names) == 1:
+            yield f"tensor_split has no effect: the model uses one GPU, {names[0]}; leave it out"
 
 
 def _without_support(options: Options, *, mixture: bool) -> Iterator[str]:
@@ -57,10 +58,3 @@ def _without_support(options: Options, *, mixture: bool) -> Iterator[str]:
     ]
     if found:
         yield f"{', '.join(found)} {'have' if len(found) > 1 else 'has'} no effect: {NO_SUPPORT}; {way_out()}"
-
-
-def _with_these(options: Options, names: Sequence[str]) -> Iterator[str]:
-    if options.tensor_split and len(names) == 1:
-        yield f"tensor_split has no effect: the model uses one GPU, {names[0]}; leave it out"
-    if options.split_mode == "row" and (unable := [name for name in names if not name.startswith(_WITH_ROWS)]):
-        yield f'split_mode "row" has no effect on {", ".join(unable)}, which can only share layers; leave it out'

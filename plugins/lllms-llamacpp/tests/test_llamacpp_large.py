@@ -17,8 +17,8 @@ from lllms_core.types import ChatRequest, Message, Request, TextRequest, Tool, T
 from lllms_core.worker.wire import Cancel
 
 MB = 1_000_000
-LONGEST_GAP = 5.0
-"""Seconds that a neighbour may wait while the machine runs other tests; alone it waits a twentieth of that."""
+LONGEST_GAP = 2.0
+"""Seconds that a neighbour may wait while the machine runs other tests; alone it waits a tenth of that."""
 PROSE = "The quick brown fox jumps over the lazy dog, 12345 times.\nThen (key = [1, 2]) — naïve 日本語 é😀!\n\n  Next, "
 NESTED = "[" * 990
 

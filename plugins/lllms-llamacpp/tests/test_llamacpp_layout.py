@@ -21,7 +21,8 @@ def models(draw: st.DrawFn, by_rows: bool = False) -> Parts:
 
     experts = (*(sizes()[:-1] if draw(st.booleans()) else [0] * (count - 1)), 0)
     return Parts(
-        sizes(), experts, (*sizes()[:-1], 0), sizes(), draw(SIZES), draw(SIZES), {}, draw(st.booleans()), by_rows,
+        sizes(), experts, (*sizes()[:-1], 0), sizes(), draw(SIZES), draw(SIZES), draw(SIZES), draw(SIZES), {},
+        draw(st.booleans()), by_rows,
     )
 
 
@@ -86,7 +87,8 @@ def test_nothing_is_lost_or_counted_twice(parts, sizes):
     layout = Layout(parts.layers, 0, tuple(Share(f"GPU{n}", size) for n, size in enumerate(sizes)))
     found = distribute(parts, layout)
     together = sum((*parts.weights, *parts.experts, *parts.kv))
-    assert sum(found.values()) == together + len(found) * parts.buffer
+    buffer = parts.buffer + (parts.copies if len(sizes) > 1 else 0)
+    assert sum(found.values()) == together + len(found) * buffer
 
 
 def plain(layers: int, size: int = 10, **changes: object) -> Parts:

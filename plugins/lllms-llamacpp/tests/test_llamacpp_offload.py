@@ -131,6 +131,7 @@ def test_overrides_keep_their_order() -> None:
     ({"devices": [0, "CUDA0"]}, "options.devices names CUDA0 (0), CUDA0 (1); name each GPU once"),
     ({"main_gpu": 2}, "options.main_gpu: there is no GPU 2; choose from CUDA0 (0), CUDA1 (1)"),
     ({"devices": ["CUDA0"], "main_gpu": "CUDA1"}, "options.main_gpu: there is no GPU 'CUDA1'; choose from CUDA0 (0)"),
+    ({"devices": ["Vulkan0"], "split_mode": "row"}, 'options.split_mode is "row", which Vulkan0 (0) cannot do; set it'),
     ({"tensor_split": [1, 1, 1]}, "has 3 shares, but the model uses CUDA0 (0), CUDA1 (1); give each GPU one share"),
     ({"override_tensors": {"x": "CUDA7"}}, "the model uses no GPU 'CUDA7'; choose from CPU, CUDA0 (0), CUDA1 (1)"),
 ])
@@ -140,15 +141,16 @@ def test_a_gpu_that_does_not_exist_is_an_error(options: Mapping[str, object], wo
         placed(*TWO, gpu_layers=-1, **options)
 
 
-def test_the_load_passes_them_on(given: Given, mixture: Path) -> None:
-    """A load gives llama.cpp what the options say, in this build, too: shares, the mode, experts, caches."""
+def test_the_load_passes_them_on(given: Given, mixture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load gives llama.cpp what the options say, without GPUs, too: shares, the mode, experts, caches."""
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     options = {
-        "context_length": 64, "gpu_layers": 2, "split_mode": "row", "tensor_split": [2, 1], "kv_offload": False,
+        "context_length": 64, "gpu_layers": 2, "tensor_split": [2, 1], "kv_offload": False,
         "op_offload": False, "cpu_moe": True, "override_tensors": {"attn_q": "CPU"},
     }
     load_model(LlamaCppEngine(), options, file=mixture).close()
     assert given.model.n_gpu_layers == 2
-    assert given.model.split_mode == llama.LLAMA_SPLIT_MODE_ROW
+    assert given.model.split_mode == llama.LLAMA_SPLIT_MODE_LAYER
     assert shares_of(given.model)[:3] == [2, 1, 0]
     assert [pattern for pattern, _ in overrides_of(given.model)] == [
         "attn_q", r"blk\.(0|1|2)\.ffn_(up|down|gate|gate_up)_(ch|)exps",
@@ -177,7 +179,7 @@ def test_llama_moves_the_experts(
 ) -> None:
     """llama.cpp itself says which tensors it moves: exactly the experts of the layers that the options name."""
     load_model(LlamaCppEngine(), {"context_length": 64, **options}, file=mixture).close()
-    moved = re.findall(r"tensor blk\.(\d+)\.(\S+) .*buffer type overridden to CPU", "".join(told))
+    moved = re.findall(r"tensor blk\.(\d+)\.(\S+) .*buffer type overridden to (?:CPU|\w+_Host)", "".join(told))
     assert {(int(layer), name) for layer, name in moved} == {
         (layer, f"ffn_{name}_exps.weight") for layer in layers for name in ("gate", "up", "down")
     }
@@ -208,7 +210,7 @@ class Kind:
 
 @pytest.mark.usefixtures("processor_as_gpu")
 @pytest.mark.parametrize(("options", "used"), [
-    ({"devices": ["CPU"], "gpu_layers": 3}, ["CPU"]), ({"devices": [0], "gpu_layers": "auto"}, ["CPU"]),
+    ({"devices": ["CPU"], "gpu_layers": 3}, ["CPU"]), ({"devices": ["CPU"], "gpu_layers": "auto"}, ["CPU"]),
     ({"devices": ["CPU"], "gpu_layers": 0}, []), ({"devices": []}, []),
 ])
 def test_llama_uses_the_named_devices(
