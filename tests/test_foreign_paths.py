@@ -181,7 +181,11 @@ async def test_slashes_too_many_do_not_matter(http: httpx.AsyncClient, url: str,
     """A path with a trailing or doubled slash is answered like the path without it; nothing is redirected."""
     answer = await http.get(f"{url}{path}")
     expected = await http.get("/" + "/".join(part for part in path.split("/") if part))
-    assert (answer.status_code, answer.json()) == (200, expected.json())
+    told, wanted = answer.json(), expected.json()
+    if path == "//":  # the status also has figures of this moment
+        assert told.keys() == wanted.keys()
+        told, wanted = told["models"], wanted["models"]
+    assert (answer.status_code, told) == (200, wanted)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions/", "//v1/chat/completions", "/v1//chat//completions//"])

@@ -68,6 +68,8 @@ class RayCluster:
         """By number: why an agent could not connect, or ""."""
         self._numbers = itertools.count(1)
         self._words: deque[str] = deque(maxlen=LAST_LINES)
+        self._silent = False
+        """Whether the process has closed its end, which its exit status tells only later."""
 
     async def open(
         self, address: str, seen: Callable[[Sequence[ClusterNode]], None], ended: Callable[[str], None],
@@ -87,6 +89,7 @@ class RayCluster:
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command, stdin=pipe, stdout=pipe, stderr=pipe, limit=LONGEST, start_new_session=True,
         )
+        self._silent = False
         self._tasks = [asyncio.create_task(self._relay(process))]
         self._send({"address": address})
         told: Mapping[str, object] = {}
@@ -132,7 +135,7 @@ class RayCluster:
             await process.wait()
 
     def _send(self, order: Mapping[str, object]) -> None:
-        if self._process is None or self._process.stdin is None or self._process.returncode is not None:
+        if self._process is None or self._process.stdin is None or self._silent:
             raise PlacementFailed("there is no connection to Ray now")
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
@@ -151,6 +154,7 @@ class RayCluster:
             match told:
                 case {"id": int(number), "failed": str(reason)} if number in self._asked:
                     self._answer(number, reason)
+        self._silent = True
         reason = await self._last_words()
         self._answer_all(reason)
         ended(reason)

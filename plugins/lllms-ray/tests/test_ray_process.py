@@ -77,6 +77,21 @@ async def test_a_process_that_dies_later():
     assert ended.empty()
 
 
+async def test_a_process_that_has_closed_its_end(monkeypatch):
+    """Nobody waits for a process that says nothing any more, although it has not ended yet."""
+    monkeypatch.setattr(cluster, "CLOSE_SECONDS", 0.1)
+    ended: asyncio.Queue[str] = asyncio.Queue()
+    ray = scripted(JOINED + "import os\nhear(); os.close(1); time.sleep(600)")
+    async with asyncio.timeout(GUARD):
+        await ray.open("auto", lambda _: None, ended.put_nowait)
+        with pytest.raises(PlacementFailed, match="Ray's process has ended"):
+            await ray.connect("a", {})
+        await ended.get()
+        with pytest.raises(PlacementFailed, match="no connection to Ray"):
+            await ray.connect("a", {})
+        await ray.close()
+
+
 async def test_a_cluster_that_does_not_answer(monkeypatch):
     """A process that does not join within the time fails the start, and is ended, even if it does not want to."""
     monkeypatch.setattr(cluster, "OPEN_SECONDS", 0.1)
