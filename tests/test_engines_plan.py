@@ -3,10 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.engines.answer_text import AnswerText
-from lllms_core.engines.batching.plan import SMALLEST_CHUNK, STALL, Pace, plan, share_out
+from lllms_core.engines.batching.plan import SHORT, SHORT_STALL, SMALLEST_CHUNK, STALL, Pace, plan, share_out
 from lllms_core.engines.batching.run import Phase, Run
 from lllms_core.engines.choices import Choices
 from lllms_core.types import TextRequest
+
+LONG = SHORT + 1
 
 
 def run_of(tokens, pending, *, scored):
@@ -60,12 +62,12 @@ def test_prompts_get_the_whole_batch_when_nobody_generates():
     pace = Pace()
     pace.observe(1, 0, 0.01)
     pace.observe(0, 100, 1.0)
-    assert pace.prompt_budget(0, 512) == 512
+    assert pace.prompt_budget(0, 512, LONG) == 512
 
 
 def test_prompts_get_the_rest_of_the_batch_until_the_pace_is_known():
     """Before anything was measured, only the batch's size limits a prompt."""
-    assert Pace().prompt_budget(3, 512) == 509
+    assert Pace().prompt_budget(3, 512, LONG) == 509
 
 
 def test_prompts_may_take_so_many_token_times():
@@ -73,7 +75,15 @@ def test_prompts_may_take_so_many_token_times():
     pace = Pace()
     pace.observe(1, 0, 0.010)
     pace.observe(0, 200, 0.100)
-    assert pace.prompt_budget(1, 512) == int(STALL * 0.010 / 0.0005)
+    assert pace.prompt_budget(1, 512, LONG) == int(STALL * 0.010 / 0.0005)
+
+
+def test_short_prompts_may_take_longer():
+    """The end of a prompt, and a short one, gets larger shares: `SHORT_STALL` times a step of the others."""
+    pace = Pace()
+    pace.observe(1, 0, 0.010)
+    pace.observe(0, 200, 0.100)
+    assert pace.prompt_budget(1, 512, SHORT) == int(SHORT_STALL * 0.010 / 0.0005)
 
 
 def test_prompts_always_advance():
@@ -81,7 +91,7 @@ def test_prompts_always_advance():
     pace = Pace()
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
-    assert pace.prompt_budget(1, 512) == SMALLEST_CHUNK
+    assert pace.prompt_budget(1, 512, LONG) == SMALLEST_CHUNK
 
 
 @pytest.mark.parametrize("writers", [1, 2, 8])
@@ -102,7 +112,7 @@ def test_nobody_waits_longer_than_two_steps_while_a_prompt_is_read(writers, fixe
         decode(others, 0)
     decode(0, 300)
     usual = decode(writers, 0)
-    waits = [decode(writers, pace.prompt_budget(writers, 512), 1 + at / 2000) for at in range(1000)]
+    waits = [decode(writers, pace.prompt_budget(writers, 512, LONG), 1 + at / 2000) for at in range(1000)]
     assert max(waits) <= 2 * usual
     # Half of the time is the prompt's, as far as one batch goes.
     prompt = min(512 - writers, int(STALL * usual / (each * 1.5)))
@@ -113,12 +123,12 @@ def test_a_step_that_was_fast_by_chance_makes_the_next_ones_little_longer():
     """However cheap a prompt seems after a lucky measurement, a step's share of it grows by a quarter at most."""
     pace = Pace()
     pace.observe(1, 0, 0.010)
-    pace.observe(1, pace.prompt_budget(1, 512), 0.0)
+    pace.observe(1, pace.prompt_budget(1, 512, LONG), 0.0)
     pace.observe(0, 200, 0.100)
-    before = pace.prompt_budget(1, 512)
+    before = pace.prompt_budget(1, 512, LONG)
     for _ in range(8):
         pace.observe(1, before, 0.010)
-        budget = pace.prompt_budget(1, 512)
+        budget = pace.prompt_budget(1, 512, LONG)
         assert before < budget <= before + before // 4 + 1
         before = budget
 
@@ -129,7 +139,7 @@ def test_mixed_steps_correct_a_wrong_pace():
     pace.observe(1, 0, 0.010)
     pace.observe(0, 100, 10.0)
     for _ in range(40):
-        pace.observe(1, pace.prompt_budget(1, 512), 0.010 + 0.0001 * pace.prompt_budget(1, 512))
+        pace.observe(1, pace.prompt_budget(1, 512, LONG), 0.010 + 0.0001 * pace.prompt_budget(1, 512, LONG))
     assert pace.prompt_token == pytest.approx(0.0001, rel=0.05)
 
 
