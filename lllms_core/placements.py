@@ -153,7 +153,7 @@ class Placement(ABC):
         `source` is in the form that the server's store knows (`Downloader.canonical`), and `file` the one to load, the
         first of the parts, which lie side by side under the names that the source gives them. `progress`, called in the
         event loop, takes the share of all parts that has arrived, 0 to 1. A source is fetched to a place once at a
-        time. If the caller is cancelled the fetch ends; what has arrived may serve the next one. Raises `PlaceFull` if
+        time. If the caller is cancelled the fetch ends; the next one may use the bytes it got. Raises `PlaceFull` if
         the disk there has no room, and `PlacementFailed` with the cause for any other failure.
         """
 

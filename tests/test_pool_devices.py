@@ -271,7 +271,7 @@ def test_automatic_layers_get_what_is_free() -> None:
 async def test_a_load_gets_what_was_reckoned_with(
     configured: int | None, expected: int, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker is told what its model may take of each GPU: what is free, within the limit, as in the estimate."""
+    """A worker learns its model's share of each GPU: the free memory, within the limit, as in the estimate."""
     monkeypatch.setattr(memory_watch, "memory_available", lambda: 100 * GB)
     engine = with_gpus(Fitting, Device("CUDA0", 100 * GB, 70 * GB))
     monkeypatch.setattr(Fitting, "loads", [])

@@ -288,7 +288,7 @@ def test_nothing_is_refused_before_all_kinds_of_places_are_known() -> None:
 
 
 def test_a_need_for_a_place_that_is_gone_counts_no_more() -> None:
-    """What is told of a kind of which there is no place is forgotten; a place that has changed is of another kind."""
+    """Facts about a kind without a place are forgotten; a place that has changed is of another kind."""
     cluster = Cluster({"a": 8}, [])
     scheduler = cluster.scheduler
     scheduler.there(place("x", 9), 0)

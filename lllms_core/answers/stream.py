@@ -169,7 +169,7 @@ class Stream:
                 self._leave()
 
     def _pass(self) -> None:
-        """Pass on what has arrived, or end the wait for it."""
+        """Pass on the deltas that have arrived, or end the wait for them."""
         self._passing = False
         arrived, pass_on, deltas = self._arrived, self._pass_on, self._deltas
         if not deltas or pass_on is None or arrived is None or arrived.done():

@@ -247,7 +247,7 @@ class RayPlacement(Placement):
 
 
 def described(node: ClusterNode, facts: Answer) -> Place:
-    """Return a node as a place, by what its agent told of it. Raises `PlacementFailed` if that makes no sense."""
+    """Return a node as a place, by the facts from its agent. Raises `PlacementFailed` if that makes no sense."""
     match facts:
         case {
             "cores": int(cores), "memory": None | int() as memory, "disk": None | int() as disk, "devices": list(gpus),
