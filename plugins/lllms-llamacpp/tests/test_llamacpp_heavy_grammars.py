@@ -23,8 +23,6 @@ HEAVY = {
     "slashes": Constraint("lark", 'start: "a" // /' + "\\/" * 120_000, "grammar"),
 }
 """Grammars that take at least 10 seconds to read or to compile."""
-LONGEST_STEP = 2.0
-"""Seconds: a busy machine may hold up a step, but less than one that waits for a heavy grammar."""
 SMALL = Constraint("json_schema", json.dumps({"const": "small"}))
 
 
@@ -65,17 +63,19 @@ def watch(talk, until, seconds=60):
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk, name):
-    """A small grammar is ready long before a heavy one is refused, and no step waits for either."""
+    """A small grammar is ready in a few seconds, long before a heavy one is refused; no step takes half a second."""
     # A text that no earlier test has used, because refusals are remembered.
     constraint = evolve(HEAVY[name], text=HEAVY[name].text + " ")
     talk.model.open(heavy("heavy", constraint))
+    started = perf_counter()
     small = talk.open("hi", constraint=evolve(SMALL, text=json.dumps({"const": name})))
     errors, longest = watch(talk, lambda: talk.answers[small].finish is not None)
     assert not errors  # the heavy one is still being tried
+    assert perf_counter() - started < 8
     assert talk.answers[small].text == json.dumps(name)
     streaming = talk.open("tell me a story", max_tokens=300)
     _, longer = watch(talk, lambda: talk.answers[streaming].finish is not None)
-    assert max(longest, longer) < LONGEST_STEP
+    assert max(longest, longer) < 0.5
     [delta] = talk.model.cancel("heavy")
     assert delta.last
 
