@@ -1,8 +1,7 @@
 # Everything sets itself up in .venv: `make serve` on a fresh machine is enough.
 PYTHON ?= python3
 BIN := .venv/bin
-# More than two cores, because tests often wait.
-WORKERS ?= 3
+WORKERS ?= 2
 # Whole files, in the order of conftest.py.
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat plugins/lllms-ray

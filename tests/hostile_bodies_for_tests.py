@@ -99,7 +99,7 @@ def deep() -> Iterator[Input]:
     }
     for place, (path, name, value) in places.items():
         for depth in DEPTHS:
-            for model in (BOT, TINY) if depth <= ALLOWED else (BOT,):  # deeper ones reach no model
+            for model in (BOT, TINY):
                 nested = value.replace(b"@", b'{"a":' * depth + b"1" + b"}" * depth)
                 right = TAKEN if depth <= ALLOWED else {400}
                 yield Input(

@@ -87,7 +87,7 @@ def test_it_lets_orphans_go_and_stops_in_order(tmp_path: Path) -> None:
         workers = inner.children(recursive=True)
         inner.send_signal(signal.SIGTERM)
         assert outer.wait(GUARD) == 0
-        assert not psutil.wait_procs(workers, timeout=GUARD)[1]
+        assert not psutil.wait_procs(workers, timeout=5)[1]
 
 
 def alive(process: psutil.Process) -> list[psutil.Process]:

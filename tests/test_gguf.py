@@ -2,7 +2,6 @@ import ctypes
 import struct
 from importlib.util import find_spec
 from pathlib import Path
-from time import thread_time
 
 import gguf as reference
 import numpy as np
@@ -128,7 +127,7 @@ def test_every_truncation_is_refused(whole, tmp_path):
             read_gguf(path)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=1000)
 @given(data=st.data())
 def test_broken_bytes_raise_its_own_error_only(whole, tmp_path_factory, data):
     """With any bytes changed or cut, the reader returns or raises `GGUFError`, at once; so does reading each value."""
@@ -138,26 +137,22 @@ def test_broken_bytes_raise_its_own_error_only(whole, tmp_path_factory, data):
         content[at] = data.draw(st.sampled_from([0, 1, 8, 9, 0x7F, 0x80, 0xFF]) | st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "broken.gguf"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
-    begun = thread_time()
     try:
         found = read_gguf(path)
-        assert dict(found.metadata) is not None
-        assert found.parameters >= 0
     except GGUFError:
-        pass  # the other right end
-    assert thread_time() - begun < 5
+        return
+    assert dict(found.metadata) is not None
+    assert found.parameters >= 0
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=1000)
 @given(st.binary(max_size=200))
 def test_noise_raises_its_own_error_only(tmp_path_factory, noise):
     """Noise after a valid beginning is refused like any other broken file."""
     path = tmp_path_factory.getbasetemp() / "noise.gguf"
     path.write_bytes(b"GGUF" + noise)
-    begun = thread_time()
     with pytest.raises(GGUFError):
         read_gguf(path)
-    assert thread_time() - begun < 5
 
 
 @pytest.mark.parametrize(

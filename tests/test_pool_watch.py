@@ -87,8 +87,8 @@ async def test_stuck_worker_is_killed_and_replaced(pools: Pools, fault: str, iso
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_long_step_that_looks_is_no_hang(pools: Pools, isolation: Isolation) -> None:
     """A step that takes many times as long as the watchdog allows continues, as long as it checks `interrupt`."""
-    pool = await pools.start(isolation=isolation, model_limits=ModelLimits(watchdog=0.3))
-    async with asyncio.timeout(GUARD), pool.submit(ask("look", timeout=1.5)) as stream:
+    pool = await pools.start(isolation=isolation, model_limits=ModelLimits(watchdog=0.1))
+    async with asyncio.timeout(GUARD), pool.submit(ask("look", timeout=1.0)) as stream:
         answer = await stream.gather()
     assert (answer.text.startswith("0 "), answer.finish.reason) == (True, "timeout")
     assert len(pool.status().instances) == 1
@@ -161,7 +161,7 @@ async def test_timeout_ends_its_request_on_time(pools: Pools) -> None:
     patience = Patience(timeout=0.1, cancel=GUARD)
     pool = await pools.start(Options(slots=1), isolation="process", patience=patience)
     started = time.monotonic()
-    stream = pool.submit(ask("hang", timeout=0.5))
+    stream = pool.submit(ask("hang", timeout=0.2))
     async with asyncio.timeout(GUARD):
         answer = await stream.gather()
     took = time.monotonic() - started
@@ -177,7 +177,7 @@ async def test_late_confirmation_frees_the_slot(pools: Pools) -> None:
     patience = Patience(timeout=0.05, cancel=GUARD)
     pool = await pools.start(Options(slots=1), isolation="process", patience=patience)
     pid = int(await text(pool.submit(ask("pid"))))
-    stream = pool.submit(ask("count", timeout=0.6))
+    stream = pool.submit(ask("count", timeout=0.3))
     async with asyncio.timeout(GUARD):
         await stream.take()
         os.kill(pid, signal.SIGSTOP)
@@ -194,10 +194,8 @@ async def test_client_that_leaves_a_stuck_worker_is_gone_at_once(pools: Pools) -
     stream = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
         await stream.take()
-        pid = pid_of(pool)
-        os.kill(pid, signal.SIGSTOP)
-        await stream.aclose()
-        assert pid_of(pool) == pid, "it is neither killed nor replaced yet"
+        os.kill(pid_of(pool), signal.SIGSTOP)
+        await asyncio.wait_for(stream.aclose(), 0.1)
     assert await text(pool.submit(ask("echo again"))) == "again"
 
 

@@ -108,10 +108,10 @@ CHAIN = {"d0": {"type": "string"}} | {
 def test_a_check_ends(schema, value, word):
     """Whatever a schema says, its check ends within its limit, gives the reason, and fetches nothing."""
     check = SchemaCheck(schema)
-    started = time.thread_time()
+    started = time.monotonic()
     with pytest.raises(Unchecked, match=word):
         check.find_violations(value, 0.1)
-    assert time.thread_time() - started < 3  # of the processor, mostly an allowance for a garbage collection
+    assert time.monotonic() - started < 3  # mostly an allowance for a busy machine
 
 
 @pytest.mark.parametrize(("schema", "value", "paths"), [

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from clients_for_tests import Http2, connect, head, post, read_until
 from serving_for_tests import published
-from waits_for_tests import GUARD, until
+from waits_for_tests import until
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host
@@ -63,7 +63,7 @@ async def test_a_stream_whose_body_stops_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("size", "pause", "status"), [(1, 0.02, 408), (5000, 0.0, 413), (200_000, 0.0, 413)])
+@pytest.mark.parametrize(("size", "pause", "status"), [(1, 0.02, 408), (5000, 0.02, 413), (200_000, 0.0, 413)])
 async def test_a_body_without_end_is_refused(size: int, pause: float, status: int) -> None:
     """Chunks that never end are a 4xx in bounded time, because they are too slow or too large."""
     loop = asyncio.get_running_loop()
@@ -84,7 +84,7 @@ async def test_a_body_without_end_is_refused(size: int, pause: float, status: in
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
     assert answer.startswith(b"HTTP/1.1 %d" % status)
-    assert time.monotonic() - start < GUARD
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.usefixtures("impatient")

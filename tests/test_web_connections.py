@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs_for_tests import address, environment
 from serving_for_tests import published
-from waits_for_tests import poll, until
+from waits_for_tests import until
 
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
@@ -283,7 +283,9 @@ def test_a_kept_bound_survives_a_storm(tmp_path: Path) -> None:
                 client.request("GET", "/health")
                 assert client.getresponse().status == 200
                 client.close()
-            poll(lambda: psutil.CONN_CLOSE_WAIT not in states(url, process.pid), pause=0.05)
+            time_left = time.monotonic() + 5
+            while psutil.CONN_CLOSE_WAIT in states(url, process.pid):
+                assert time.monotonic() < time_left
     finally:
         process.terminate()
         errors = process.communicate(timeout=60)[1]
@@ -359,7 +361,7 @@ async def test_idle_connections_do_not_delay_the_end() -> None:
         clients = [opened(url, data) for data in (b"", HALF, Http2().bytes, b"")]
         await ask(clients[-1])
         start = time.monotonic()
-    assert time.monotonic() - start < ConnectionLimits().headers / 2, "none was waited for"
+    assert time.monotonic() - start < 1
     for client in clients:
         client.close()
 
