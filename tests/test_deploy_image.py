@@ -138,6 +138,14 @@ def test_the_image_holds_no_compiler(image: Image) -> None:
     assert (image.root / "opt/lllms/bin/lllms").exists()
 
 
+def is_systemd(process: psutil.Process) -> bool:
+    """Whether a process is a systemd; nspawn's children come and go."""
+    try:
+        return process.name() == "systemd" and "/systemd" in process.exe()
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
 def booted(root: Path) -> Iterator[Callable[..., str]]:
     """Boot the systemd of a root folder, on this machine's network; yields a way to run programs there."""
@@ -148,7 +156,7 @@ def booted(root: Path) -> Iterator[Callable[..., str]]:
             if process.poll() is not None:
                 pytest.skip(f"systemd does not boot here: {process.communicate()[1]}")
             children = psutil.Process(process.pid).children(recursive=True)
-            first = [one for one in children if one.name() == "systemd" and "/systemd" in one.exe()]
+            first = [one for one in children if is_systemd(one)]
 
         def inside(*command: str) -> str:
             enter = ["nsenter", "--target", str(first[0].pid), "--mount", "--pid", "--uts", "--ipc", "--root", "--wd"]

@@ -98,8 +98,8 @@ class AskingDriver(Driver):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    ACTIONS, st.integers(1, 3), st.integers(0, 2), st.integers(64, 140), st.integers(1, 12), st.integers(0, 30),
-    st.sampled_from([(True, True), (True, False), (False, False)]), st.booleans(),
+    ACTIONS, st.integers(1, 3), st.integers(0, 2), st.integers(64, 140), st.integers(1, 12),
+    st.none() | st.integers(0, 30), st.sampled_from([(True, True), (True, False), (False, False)]), st.booleans(),
 )
 def test_sessions_change_no_answer(actions, slots, spare, kv_size, min_tokens, kept, cuts, at_once):
     """Whatever is stored, found and evicted, in any order: each answer is the same as alone."""
@@ -267,6 +267,18 @@ def test_cancel_while_asking():
     assert cancelled.finish.reason == "cancelled"
     link.answer()
     assert model.idle
+
+
+def test_beside_others_only_what_does_not_come_back_stays():
+    """By default a conversation leaves the memory when another begins if it is stored to its end; a short one stays."""
+    model, link = linked(slots=2, sequences=4, kv_size=200, min_tokens=len(HELLO))
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "short", 1))
+    model.open(ask("3", "zoo", 5))
+    model.step()
+    assert [bytes(session.tokens).decode()[: len(HELLO)] for session in link.sessions] == [HELLO]
+    past = [bytes(model._cache.table.tokens(one)).decode() for one in model._cache.table.idle_sequences()]
+    assert [one[:5] for one in past] == ["short"]
 
 
 def test_everything_idle_is_stored_at_the_end():

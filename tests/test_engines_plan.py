@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.engines.answer_text import AnswerText
-from lllms_core.engines.batching.plan import SHORT, SHORT_STALL, SMALLEST_CHUNK, STALL, Pace, plan, share_out
+from lllms_core.engines.batching.plan import PAUSE, SHORT, SHORT_STALL, SMALLEST_CHUNK, STALL, Pace, plan, share_out
 from lllms_core.engines.batching.run import Phase, Run
 from lllms_core.engines.choices import Choices
 from lllms_core.types import TextRequest
@@ -78,12 +78,25 @@ def test_prompts_may_take_so_many_token_times():
     assert pace.prompt_budget(1, 512, LONG) == int(STALL * 0.010 / 0.0005)
 
 
-def test_short_prompts_may_take_longer():
-    """The end of a prompt, and a short one, gets larger shares: `SHORT_STALL` times a step of the others."""
+@pytest.mark.parametrize(("step", "share"), [(0.010, PAUSE), (0.400, SHORT_STALL * 0.400)])
+def test_short_prompts_may_take_longer(step, share):
+    """Short prompts get larger shares: `SHORT_STALL` times a step of the others, and at least `PAUSE`."""
+    pace = Pace()
+    pace.observe(1, 0, step)
+    pace.observe(0, 200, 0.800)
+    assert pace.prompt_budget(1, 512, SHORT) == int(share / 0.004)
+
+
+def test_a_long_prompt_is_long_to_its_end():
+    """The last tokens of a long prompt, too, are read in the shares of a long one."""
     pace = Pace()
     pace.observe(1, 0, 0.010)
     pace.observe(0, 200, 0.100)
-    assert pace.prompt_budget(1, 512, SHORT) == int(SHORT_STALL * 0.010 / 0.0005)
+    writer, reader = run_of(9, 1, scored=False), run_of(LONG, 100, scored=False)
+    assert [len(feed.tokens) for _, feed in plan([writer, reader], pace, 512, 64)] == [1, int(STALL * 0.010 / 0.0005)]
+    pace.budget = None
+    reader.cached = LONG - SHORT  # what a session held does not count
+    assert [len(feed.tokens) for _, feed in plan([writer, reader], pace, 512, 64)] == [1, 100]
 
 
 def test_prompts_always_advance():

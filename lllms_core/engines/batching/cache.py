@@ -144,6 +144,17 @@ class SequenceCache:
         while self.table.idle_cells > most:
             self._drop(self.table.idle_sequences()[-1])
 
+    def move_stored_out(self, most: int) -> None:
+        """Evict past conversations that come back whole, and of the others as `move_out` does.
+
+        The others are those too short to be stored, and those that have grown little since they were.
+        """
+        for sequence in reversed(self.table.idle_sequences()):
+            self._store(sequence)
+            if self._stored[sequence] == len(self.table.tokens(sequence)):
+                self._cut(sequence, 0)
+        self.move_out(most)
+
     def store_idle(self, seconds: float) -> None:
         """Store idle conversations, the most recently used first, for about this many seconds."""
         end = perf_counter() + seconds

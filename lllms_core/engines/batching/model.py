@@ -26,8 +26,8 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import ChatRequest, Delta, Finish, Preload, Request, TextRequest
 
 KEPT_BESIDE = 256
-"""Idle cells that stay beside running requests if sessions are stored: a decode passes over them anyway, since engines
-round up."""
+"""Idle cells of conversations that are not stored, or not to their end, that stay beside running requests if sessions
+are stored: to evaluate them again would cost more than that decodes pass over them."""
 LONGEST_STORE = 2.0
 """The most seconds spent on storing sessions before a model is closed."""
 LINGER = 1.0
@@ -59,7 +59,7 @@ class BatchingModel(TokenModel):
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
         `kept_tokens` limits the tokens of past conversations that stay while requests run, since their cells slow every
-        decode a little; None: 256 if sessions are stored, so that the others can be restored, else as many as one
+        decode a little; None: with stored sessions 256 of those that do not come back whole, else as many as one
         request may hold. `batch_size` is the most tokens of one decode, `logit_rows` the most of them whose
         logits it can return (None: all), at least `slots`; `can_trim` is False for models whose sequences cannot be
         cut, `can_trim_imported` for those that can cut only what they evaluated themselves. With `speculation`, the
@@ -267,11 +267,14 @@ class BatchingModel(TokenModel):
     def _tidy(self) -> None:
         """Move past conversations out of the way of the running requests."""
         self._tidy_at = None
-        kept = self._kept_tokens
-        if kept is None:
-            kept = self.context_length if self._cache.link is None else KEPT_BESIDE
-        if self._running:
-            self._cache.move_out(kept)
+        if not self._running:
+            return
+        if self._kept_tokens is not None:
+            self._cache.move_out(self._kept_tokens)
+        elif self._cache.link is None:
+            self._cache.move_out(self.context_length)
+        else:
+            self._cache.move_stored_out(KEPT_BESIDE)
 
     def _evaluate(self, fed: Sequence[tuple[Run, Feed]]) -> Iterable[tuple[Run, Feed, int]]:
         """Decode; return each run with logits, and the row of the last ones. None if it was interrupted."""

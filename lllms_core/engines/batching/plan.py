@@ -11,8 +11,11 @@ STALL = 0.9
 """While others generate, the prompts' share of a step may take this many times as long as their tokens: with some room
 for error, nobody waits longer than two steps for a token."""
 SHORT, SHORT_STALL = 1024, 2.0
-"""What holds instead of `STALL` while prompts have at most so many tokens left: in small chunks they would take twice
-as long, and others wait little for them in any case."""
+"""What holds instead of `STALL` while no prompt has more tokens to read than `SHORT`: in small chunks they would take
+twice as long, and others wait little for them in any case."""
+PAUSE = 0.2
+"""Seconds that the share of short prompts may take in any case: people read no faster than five tokens a second, and the
+steps of a small model are so short that each of them would hold only a token or two of each of eight prompts."""
 SMALLEST_CHUNK = 4
 """The fewest prompt tokens in a step, however slow they are: a prompt must get on."""
 TELLING = 16
@@ -60,16 +63,16 @@ class Pace:
             return None
         return self.token_steps[min(self.token_steps, key=lambda known: abs(known - generating))]
 
-    def prompt_budget(self, generating: int, batch_size: int, left: int) -> int:
+    def prompt_budget(self, generating: int, batch_size: int, longest: int) -> int:
         """How many prompt tokens the next decode may hold beside `generating` others, so as not to stall them.
 
-        `left` is the number of tokens that the longest of the prompts still has.
+        `longest` is the number of tokens to read of the longest prompt, those that have been read included.
         """
         room, step = batch_size - generating, self.token_step(generating)
         if step is None or self.prompt_token is None:
             return room
-        stall = STALL if left > SHORT else SHORT_STALL
-        budget = max(SMALLEST_CHUNK, int(stall * step / max(self.prompt_token, _SMALLEST_TIME)))
+        share = STALL * step if longest > SHORT else max(SHORT_STALL * step, PAUSE)
+        budget = max(SMALLEST_CHUNK, int(share / max(self.prompt_token, _SMALLEST_TIME)))
         if self.budget is not None:  # a step that was fast by chance must not make the next one far too long
             budget = min(budget, self.budget + self.budget // 4 + 1)
         self.budget = budget
@@ -93,8 +96,8 @@ def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> l
         # A scored prompt has a row for each token, all other runs have one.
         rows = (logit_rows - len(runs) + scored) // max(1, scored)
         wanted = [run.pending if run.prompt_scores is None else min(run.pending, rows) for run in prompts]
-        left = max(run.pending for run in prompts)
-        shares = share_out(pace.prompt_budget(used, batch_size, left), wanted)
+        longest = max(run.prompt_length - run.cached for run in prompts)
+        shares = share_out(pace.prompt_budget(used, batch_size, longest), wanted)
         fed += [(run, run.feed(share)) for run, share in zip(prompts, shares, strict=True) if share]
     return fed
 

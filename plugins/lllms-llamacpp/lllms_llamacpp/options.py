@@ -138,7 +138,7 @@ class Options:
     prompt and answer do not fit wait for others to end."""
     kept_tokens: int | None = field(default=None, validator=validators.optional(whole_number(0)))
     """Tokens of past conversations that stay in the KV cache while requests run, although every step reads them; by
-    default 256 if sessions are stored, which can restore the others, else `context_length`."""
+    default `context_length`, or with stored sessions 256 of those conversations that are too short to be stored."""
     threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
     """"auto" follows the pool's grant and the machine's spare cores, step by step. A number is used as given, up to
     what the pool grants."""
