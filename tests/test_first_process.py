@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from programs_for_tests import environment
-from waits_for_tests import GUARD, poll
+from waits_for_tests import GUARD, has_ended, poll
 
 from lllms_core.machine import Orphans
 
@@ -92,7 +92,7 @@ def test_it_lets_orphans_go_and_stops_in_order(tmp_path: Path) -> None:
 
 def alive(process: psutil.Process) -> list[psutil.Process]:
     """The children that are no zombies."""
-    return [one for one in process.children() if one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in process.children() if not has_ended(one.pid)]
 
 
 def test_an_end_that_somebody_waits_for_is_not_taken() -> None:

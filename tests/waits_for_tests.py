@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import psutil
+
 GUARD = 60.0
 """Seconds after which a test fails instead of waiting on: so many that a loaded machine never needs them."""
 
@@ -21,3 +23,11 @@ def poll(condition: Callable[[], object], pause: float = 0.01) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(pause)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, even if nobody has waited for it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -38,7 +38,7 @@ from test_worker_both import (  # noqa: F401  # the worker suite, which runs her
     test_probes_tell_whether_the_loop_gets_on,
     test_refused_requests_harm_nobody,
 )
-from waits_for_tests import GUARD, until
+from waits_for_tests import GUARD, has_ended, until
 
 from lllms_core import Host, hookimpl, parse_config
 from lllms_core.engines import NoOptions
@@ -131,12 +131,7 @@ def tell(what, seconds):
 
 async def over(pid):
     """Wait until a process of this machine has ended, perhaps without having been reaped."""
-    def ended():
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        return True
-
-    await until(ended)
+    await until(lambda: has_ended(pid))
 
 
 # -- the contract -----------------------------------------------------------------------------------------------------

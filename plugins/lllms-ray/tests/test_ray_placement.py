@@ -19,7 +19,7 @@ from lllms_ray import RayOptions, RayPlacement, agent, placement
 from pools_for_tests import ask
 from servers_for_tests import hang, served
 from test_worker_both import Listener
-from waits_for_tests import GUARD, until
+from waits_for_tests import GUARD, has_ended, until
 
 from lllms_core import Host, hookimpl, parse_config
 from lllms_core.config import ServerConfig
@@ -209,7 +209,7 @@ async def test_a_killed_worker_takes_what_it_has_started():
             else:
                 os.kill(worker._launched.pid, signal.SIGKILL)
             await listener.reason()
-            await until(lambda pid=child: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+            await until(lambda pid=child: has_ended(pid))
 
 
 async def test_a_worker_runs_in_the_environment_of_its_node():
