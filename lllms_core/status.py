@@ -1,6 +1,7 @@
 """The state of a server in values: instances, queue, downloads, sessions. Counts and names, never a client's text."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Literal
 
 from attrs import field, frozen
@@ -396,7 +397,7 @@ def progress_text(status: DownloadStatus) -> str:
     if status.speed > 0:
         parts.append(f"{human_size(status.speed)}/s")
     if status.seconds_left is not None:
-        parts.append(f"{human_time(status.seconds_left)} left")
+        parts.append(f"{human_time(ceil(status.seconds_left))} left")
     return ", ".join(parts)
 
 

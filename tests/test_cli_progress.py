@@ -135,6 +135,8 @@ def test_ps_shows_downloads(lllms, site):
     (DownloadStatus("1", "s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
     (DownloadStatus("1", "s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
      "1.0 GB of 4.0 GB, 10.0 MB/s, 5 min 0 s left"),
+    (DownloadStatus("1", "s", "downloading", "f", "", 399, 0, 400, 10**9, 1e-9),
+     "399 bytes of 400 bytes, 1.0 GB/s, 1 s left"),
     (DownloadStatus("1", "s", "verifying", "f", "", 0, 2 * 10**9, 4 * 10**9, 10**9, 2.0),
      "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
 ])

@@ -20,7 +20,7 @@ from programs_for_tests import serving as program
 from test_deploy_proxies import DEPLOY, NAME, free_port
 from waits_for_tests import GUARD, poll
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.deploy
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 KEY, OTHER_KEY = "sk-behind-fronts", "sk-of-somebody-else"
@@ -218,7 +218,7 @@ def balanced(balancer: str, folder: Path, config: str, **values: object) -> Iter
         yield clients, fronts
 
 
-@pytest.mark.parametrize("balancer", ["nginx", pytest.param("haproxy", marks=pytest.mark.deploy)])
+@pytest.mark.parametrize("balancer", ["nginx", "haproxy"])
 def test_a_conversation_stays_at_its_front(balancer: str, tmp_path: Path) -> None:
     """Conversations spread over the fronts, and each stays at its own; one that has no name stays with its key.
 
@@ -248,7 +248,7 @@ def test_a_conversation_stays_at_its_front(balancer: str, tmp_path: Path) -> Non
         poll(lambda: clients.fronts() == before, 0.2)
 
 
-@pytest.mark.parametrize("balancer", ["nginx", pytest.param("haproxy", marks=pytest.mark.deploy)])
+@pytest.mark.parametrize("balancer", ["nginx", "haproxy"])
 def test_a_front_that_stops_finishes_its_answers(balancer: str, tmp_path: Path) -> None:
     """While a front that was told to end finishes an answer, its other requests are answered by the other front."""
     with balanced(balancer, tmp_path, FRONTS) as (clients, fronts):

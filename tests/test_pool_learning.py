@@ -30,7 +30,7 @@ from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.machine import private_memory
 from lllms_core.plugins import Plugins
-from lllms_core.pool import memory_watch, placing
+from lllms_core.pool import dispatcher, memory_watch, placing
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore, key_of
 from lllms_core.pool.models import PoolModel
@@ -51,8 +51,9 @@ GB = 2**30
 
 @pytest.fixture(autouse=True)
 def roomy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' models find memory, whatever runs beside them."""
+    """The tests' models find memory, whatever runs beside them; workers are measured more often than every 10 s."""
     monkeypatch.setattr(memory_watch, "memory_available", lambda: 100 * GB)
+    monkeypatch.setattr(dispatcher, "MEASURE_SECONDS", 1.0)
 
 
 def model(options: Options | None = None, **limits: int) -> PoolModel:

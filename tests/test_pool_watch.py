@@ -16,6 +16,7 @@ from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, LllmsError, ModelLoadFailed
+from lllms_core.pool import setbacks
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import ModelLimits, PoolLimits
@@ -290,8 +291,11 @@ async def test_kept_instance_comes_back(pools: Pools) -> None:
     assert pid_of(pool) != pid
 
 
-async def test_kept_model_that_cannot_load_is_told_and_tried_again(pools: Pools, gate: os.PathLike[str]) -> None:
+async def test_kept_model_that_cannot_load_is_told_and_tried_again(
+    pools: Pools, gate: os.PathLike[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A kept model whose load fails is shown with the reason, and is loaded once it can be."""
+    monkeypatch.setattr(setbacks, "FIRST_COOLDOWN", 1.0)
     missing = f"{gate}-later"
     pool = await pools.start(Options(gate=missing), model_limits=ModelLimits(min_instances=1))
     [lack] = pool.lacks()

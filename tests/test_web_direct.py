@@ -15,7 +15,6 @@ from serving_for_tests import published
 from waits_for_tests import GUARD, until
 
 from lllms_core.builtin.openai.shapes import Events
-from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed
 from lllms_core.host import Host
 from lllms_core.types import Delta
@@ -173,22 +172,25 @@ async def test_a_piece_that_cannot_be_encoded_ends_its_own_answer(
     assert [contents(piece) for piece in written] in ([" two"], [])  # the end may have come in the same turn
 
 
-async def test_a_client_that_does_not_read_is_waited_for(written: list[bytes]) -> None:
+async def test_a_client_that_does_not_read_is_waited_for(gate: Gate, written: list[bytes]) -> None:
     """While bytes wait for a client nothing is written past them; once it reads, it gets the answer as written."""
-    words = " ".join(f"{number}{'x' * 1000}" for number in range(4000))
-    options = {"script": [{"replies": [words]}], "context_length": 10_000}
-    models = {"long": {"engine": "mock", "options": options}}
-    body = {**CHAT, "model": "long", "max_tokens": 8000}
-    async with Host(parse_config({"models": models})) as host, published(host) as url:
+    words = ["one", " two", *(f" {number}{'x' * 1000}" for number in range(4000))]
+    async with serving(gate) as (host, url):
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", urlsplit(url).port))
-            client.sendall(post(PATH, body))
-            answer = await read_until(client, b"HTTP/1.1 200")
+            client.sendall(post(PATH, CHAT))
+            gate.pieces.put(words[0])
+            answer = await read_until(client, b'"one"')
+            gate.pieces.put(words[1])
+            answer += await read_until(client, b'" two"')
+            assert [contents(piece) for piece in written] == [" two"]
+            for word in words[2:]:
+                gate.pieces.put(word)
+            gate.pieces.put(None)
             await until(lambda: not host.status().running)  # all of it is written, and waits here
             reader, writer = await asyncio.open_connection(sock=client, limit=1 << 24)
             async with asyncio.timeout(GUARD):
                 answer += await reader.readuntil(b"\r\n0\r\n\r\n")
             writer.close()
-    assert contents(dechunked(answer)) == words
-    assert written
+    assert contents(dechunked(answer)) == "".join(words)

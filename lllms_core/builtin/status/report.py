@@ -1,6 +1,7 @@
 """The contents of the status page and its JSON, read from a server."""
 
 from importlib.metadata import version
+from math import ceil
 
 from attrs import asdict
 
@@ -167,6 +168,6 @@ def _download(download: DownloadStatus, server: Server) -> Report:
         "done_bytes": download.done,
         "total_bytes": download.total,
         "bytes_per_second": round(download.speed),
-        "seconds_left": None if left is None else round(left),
+        "seconds_left": None if left is None else ceil(left),
         "text": progress_text(download),
     }
