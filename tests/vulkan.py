@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "vulkan"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 PACKAGES = ("libvulkan-dev", "glslc", "spirv-headers", "mesa-vulkan-drivers", "cmake", "ninja-build", "g++")
-TOOLS = ("gguf", "hypothesis", "numpy", "psutil", "pytest", "pytest-asyncio")
+TOOLS = ("gguf", "hypothesis", "numpy", "openai", "psutil", "pytest", "pytest-asyncio")
 HEADERS = 272
 """ggml needs the headers of Vulkan 1.3.272 or newer, for layer settings."""
 NEWER = "trixie"
