@@ -36,7 +36,7 @@ TESTS = (
 ENVIRONMENT = {
     # ggml passes over drivers for the processor unless it is told to use one.
     "GGML_VK_VISIBLE_DEVICES": "0",
-    "LLLMS_TESTS_ON_VULKAN": "1",
+    "TESTS_ON_VULKAN": "1",
 }
 
 

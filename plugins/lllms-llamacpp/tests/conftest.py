@@ -19,7 +19,7 @@ from models_for_tests import DIM, LAYERS, RECIPES, WORDS
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 GREEDY = Sampling(temperature=0)
-FLASH = {"flash_attention": "off"} if os.environ.get("LLLMS_TESTS_ON_VULKAN") else {}
+FLASH = {"flash_attention": "off"} if os.environ.get("TESTS_ON_VULKAN") else {}
 """Mesa 22.3's driver in software crashes in short prompts with it."""
 ROLES = ("user", "assistant")
 
