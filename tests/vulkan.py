@@ -34,8 +34,8 @@ TESTS = (
 )
 """The engine's tests that run there, beside those that are only for it.
 
-Not those of drafts, which compare answers token for token: a GPU's sums depend on the size of a batch, and with them the
-choice between two tokens that are almost equally likely.
+Not those of drafts, which compare answers token for token: a GPU's sums depend on the size of a batch, and with them
+the choice between two tokens that are almost equally likely.
 """
 ENVIRONMENT = {
     # ggml passes over drivers for the processor unless it is told to use one.
