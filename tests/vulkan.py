@@ -30,13 +30,9 @@ NEWER = "trixie"
 """A Debian that has newer headers, in the package `libvulkan-dev`."""
 TESTS = (
     "offload", "layout", "device_memory", "devices", "hardware", "answers", "slots", "sessions", "channels",
-    "choices", "constraints", "embeddings", "recurrent", "reuse",
+    "choices", "constraints", "embeddings", "recurrent", "reuse", "drafts",
 )
-"""The engine's tests that run there, beside those that are only for it.
-
-Not those of drafts, which compare answers token for token: a GPU's sums depend on the size of a batch, and with them
-the choice between two tokens that are almost equally likely.
-"""
+"""The engine's tests that run there, beside those that are only for it."""
 ENVIRONMENT = {
     # ggml passes over drivers for the processor unless it is told to use one.
     "GGML_VK_VISIBLE_DEVICES": "0",
