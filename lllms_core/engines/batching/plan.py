@@ -14,8 +14,8 @@ SHORT, SHORT_STALL = 1024, 2.0
 """What holds instead of `STALL` while no prompt has more tokens to read than `SHORT`: in small chunks they would take
 twice as long, and others wait little for them in any case."""
 PAUSE = 0.2
-"""Seconds that the share of short prompts may take in any case: people read about five tokens a second, and the steps of
-a small model are so short that each of them would hold only a token or two of each of eight prompts."""
+"""Seconds that the share of short prompts may take in any case: people read about five tokens a second, and the steps
+of a small model are so short that each of them would hold only a token or two of each of eight prompts."""
 SMALLEST_CHUNK = 4
 """The fewest prompt tokens in a step, however slow they are: a prompt must get on."""
 TELLING = 16
