@@ -7,6 +7,7 @@ SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat plugins/lllms-ray
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
+NO_FP16 := -mno-avx512fp16
 
 .PHONY: serve test quick chaos clients ray page wheels lowest deploy vulkan lint types readme docs bench clean
 
@@ -116,6 +117,11 @@ $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@command -v c++ >/dev/null && $(PYTHON) -c 'import ensurepip' || $(MAKE) --no-print-directory compiler
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# On a processor with AVX512-FP16, ggml adds 128 halves at once, and those of smaller heads one by one. Without it,
+	@# a step after 3,000 tokens takes less than half as long.
+	if grep -qsw avx512_fp16 /proc/cpuinfo && c++ $(NO_FP16) -E -x c++ /dev/null > /dev/null 2>&1; then \
+		export CMAKE_ARGS="-DCMAKE_C_FLAGS=$(NO_FP16) -DCMAKE_CXX_FLAGS=$(NO_FP16) $$CMAKE_ARGS"; \
+	fi; \
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp -e plugins/lllms-gpt4all \
 		-e plugins/lllms-anthropic -e plugins/lllms-ollama -e plugins/lllms-compat
 	@# Without what it depends on, which is Ray: only `make ray` needs that.
