@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from math import inf
 
 import llama_cpp.llama_cpp as llama
 
@@ -11,9 +12,13 @@ from lllms_core.engines import Feed
 class Batch:
     """Room for `size` tokens, each of one sequence."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, reach: float = inf) -> None:
+        """`reach`: the number of cells whose attention takes as long as the rest of a token's evaluation."""
         self.tokens = 0
         """The number of tokens that the last `fill` wrote."""
+        self.work = 0.0
+        """What they cost, in tokens at the beginning of a context."""
+        self._reach = reach
         self._token = (llama.llama_token * size)()
         self._position = (llama.llama_pos * size)()
         self._sequence = (llama.llama_seq_id * size)()
@@ -56,10 +61,11 @@ class Batch:
             self._logits[row] = 0
         rows: list[int] = []
         self._written = []
-        end = 0
+        end, attended = 0, 0.0
         for feed in feeds:
             start, count = end, len(feed.tokens)
             end += count
+            attended += count * (feed.position + count / 2)
             if count == 1:
                 self._token[start] = feed.tokens[0]
                 self._position[start] = feed.position
@@ -76,4 +82,5 @@ class Batch:
                 self._logits[start:end] = [1] * count
                 self._written += range(start, end)
         self.tokens = self.native.n_tokens = end
+        self.work = end + attended / self._reach
         return rows

@@ -17,15 +17,18 @@ class DraftModel:
 
     def __init__(
         self, model: llama.llama_model_p, context: llama.llama_context_p, threads: Threads, *, batch_size: int,
-        vocabulary: int, common: int,
+        vocabulary: int, common: int, reach: float,
     ) -> None:
-        """Own `model` and `context`. It has `vocabulary` tokens, the first `common` of which both models have."""
+        """Own `model` and `context`. It has `vocabulary` tokens, the first `common` of which both models have.
+
+        `reach`: see `work.reach`.
+        """
         self._model = model
         self._context = context
         self._memory = llama.llama_get_memory(context)
         self._threads = threads
         self._batch_size = batch_size
-        self._batch = Batch(batch_size)
+        self._batch = Batch(batch_size, reach)
         self._logits = Logits(context, vocabulary)
         self._common = common
         self._held: dict[int, list[int]] = {}
@@ -70,8 +73,8 @@ class DraftModel:
     def _decode(self, feeds: Sequence[Feed], drafts: dict[int, list[int]]) -> bool:
         """Evaluate tokens, and add one to each draft whose logits are wanted; False if llama.cpp could not."""
         rows = self._batch.fill(feeds)
-        tokens = self._batch.tokens
-        threads = self._threads.choose(tokens)
+        work = self._batch.work
+        threads = self._threads.choose(self._batch.tokens, work)
         llama.llama_set_n_threads(self._context, threads, threads)
         started = perf_counter()
         if llama.llama_decode(self._context, self._batch.native) != 0:
@@ -81,7 +84,7 @@ class DraftModel:
                 draft.clear()
             return False
         llama.llama_synchronize(self._context)
-        self._threads.observe(tokens, threads, perf_counter() - started)
+        self._threads.observe(work, threads, perf_counter() - started)
         for feed in feeds:
             self._held[feed.sequence] += feed.tokens
         for feed, row in zip([feed for feed in feeds if feed.logits], rows, strict=True):

@@ -28,6 +28,7 @@ from lllms_llamacpp.pooling import POOLINGS
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 from lllms_llamacpp.threads import ThreadTuner
 from lllms_llamacpp.vocabulary import Vocabulary
+from lllms_llamacpp.work import reach
 
 _ALIKE = frozenset(
     {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
@@ -74,6 +75,8 @@ class Opened:
     threads: Threads
     long: bool
     """Whether LongRoPE's long factors are used."""
+    reach: float
+    """See `work.reach`."""
     drafter: DraftModel | None = None
 
     def close(self) -> None:
@@ -145,7 +148,7 @@ def _open(
         llama.llama_model_free(model)
         raise
     long = takes_long_factors(made.context_length, gguf)
-    opened = Opened(model, context, vocabulary, made, template, can_trim, threads, long)
+    opened = Opened(model, context, vocabulary, made, template, can_trim, threads, long, reach(model, gguf))
     if embeds or not isinstance(options.speculation, Draft):
         return opened
     try:
@@ -174,6 +177,7 @@ def _drafter(spec: ModelSpec, gguf: GGUF, made: Sizes, draft: Draft, *, rehearsa
     size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     return DraftModel(
         model, context, threads, batch_size=made.batch, vocabulary=size, common=common_tokens(header, gguf),
+        reach=reach(model, header),
     )
 
 
@@ -191,7 +195,7 @@ def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported=not llama.llama_model_n_swa(opened.model),
         state_key=_state_key(spec, options, long=opened.long), seed=options.seed, details=details,
-        speculates=options.speculation != "off", drafter=opened.drafter,
+        reach=opened.reach, speculates=options.speculation != "off", drafter=opened.drafter,
     ))
 
 

@@ -64,10 +64,13 @@ class Threads(Protocol):
     def allow(self, count: int) -> None:
         """Use at most `count` threads from now on."""
 
-    def choose(self, tokens: int) -> int:
-        """Return the number of threads for a decode of `tokens` tokens."""
+    def choose(self, tokens: int, work: float | None = None) -> int:
+        """Return the number of threads for a decode of `tokens` tokens.
 
-    def observe(self, tokens: int, threads: int, seconds: float) -> None:
+        `work` is what it costs, in tokens at the beginning of a context; None: as many as it has.
+        """
+
+    def observe(self, work: float, threads: int, seconds: float) -> None:
         """Learn how long a decode took."""
 
 
@@ -82,11 +85,11 @@ class FixedThreads:
         """Use at most `count` threads from now on."""
         self._allowance = count
 
-    def choose(self, tokens: int) -> int:  # noqa: ARG002  # as all `Threads`
+    def choose(self, tokens: int, work: float | None = None) -> int:  # noqa: ARG002  # as all `Threads`
         """Return the configured count, or the allowance if that is lower."""
         return max(1, min(self._count, self._allowance))
 
-    def observe(self, tokens: int, threads: int, seconds: float) -> None:
+    def observe(self, work: float, threads: int, seconds: float) -> None:
         """Do nothing: a fixed count learns nothing."""
 
 
@@ -109,6 +112,8 @@ class Loaded:
     can_trim_imported: bool
     state_key: str
     seed: int | None
+    reach: float
+    """See `work.reach`."""
     speculates: bool = True
     drafter: "DraftModel | None" = None
     details: Mapping[str, str | int | float] = field(factory=dict)
@@ -146,7 +151,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         self._can_trim = loaded.can_trim
         self._window = llama.llama_model_n_swa(loaded.model)
         self.state_key = loaded.state_key
-        self._batch = Batch(loaded.batch_size)
+        self._batch = Batch(loaded.batch_size, loaded.reach)
         self._constraints: Constraints | None = None
         self._threads_set = 0
         self._abortable = False
@@ -264,8 +269,8 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         """Evaluate all feeds in one `llama_decode`."""
         rows = self._batch.fill(feeds)
-        tokens = self._batch.tokens
-        threads = self._threads.choose(tokens)
+        tokens, work = self._batch.tokens, self._batch.work
+        threads = self._threads.choose(tokens, work)
         if threads != self._threads_set:
             llama.llama_set_n_threads(self._context, threads, threads)
             self._threads_set = threads
@@ -279,7 +284,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         if code == 0:
             # A GPU still works after the call returns.
             llama.llama_synchronize(self._context)
-            self._threads.observe(tokens, threads, perf_counter() - started)
+            self._threads.observe(work, threads, perf_counter() - started)
             return rows
         if code == _NO_SLOT:
             raise KVCacheFull

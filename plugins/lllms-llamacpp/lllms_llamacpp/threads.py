@@ -4,6 +4,8 @@ ggml's threads meet at a barrier after every operation, so one thread that has t
 two cores, a second thread speeds up an idle machine by half or more; next to another program that runs a model, it
 makes single steps ten to a hundred times slower. No fixed count is right, so each decode asks a `ThreadTuner`:
 
+- Durations are compared per unit of work: a token costs more, the more cells its attention reads, so that the steps of
+  a long prompt take longer and longer with any count.
 - Batches of about the same size form a class. Each class is learnt separately for a calm machine and for a crowded one
   (others hold a good part of our cores), so that both answers are remembered.
 - A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, aborted once they
@@ -64,7 +66,7 @@ class _Probe:
     steps: int = 0
     seconds: float = 0.0
     expected: float = 0.0
-    tokens: int = 0
+    work: float = 0.0
 
 
 @define
@@ -76,7 +78,7 @@ class _Class:
     cautious: bool
     """Whether the machine is crowded, so that a higher count is likely to stall."""
     paces: dict[int, float] = Factory(dict)
-    """Seconds per token by thread count."""
+    """Seconds per unit of work by thread count."""
     steps: int = 0
     arrived: int = 0
     waits: dict[int, int] = Factory(dict)
@@ -87,21 +89,21 @@ class _Class:
     """The higher count that the last retreat left; 0 if none."""
     probe: _Probe | None = None
 
-    def choose(self, tokens: int, budget: float) -> int:
+    def choose(self, work: float, budget: float) -> int:
         """Return the count for the next decode, given the seconds that probes may cost now."""
         if self.probe is None and self.steps - self.arrived >= _FIRST_WAIT:
-            self.probe = self._next_probe(tokens, budget)
+            self.probe = self._next_probe(work, budget)
         return self.count if self.probe is None else self.probe.count
 
-    def observe(self, tokens: int, seconds: float) -> float:
+    def observe(self, work: float, seconds: float) -> float:
         """Learn from a decode with the chosen count; return the seconds that a probe or a retreat has cost."""
         self.steps += 1
         if self.probe is not None:
-            return self._judge(self.probe, tokens, seconds)
-        self._remember(tokens, seconds)
+            return self._judge(self.probe, work, seconds)
+        self._remember(work, seconds)
         rival = self._rival()
         usual = self.paces[rival] if rival in self.paces else self.paces[self.count] * self.count / rival
-        usual *= tokens
+        usual *= work
         self.debt = max(self.debt + seconds - usual, -_SLACK * usual)
         if self.steps - self.arrived > 2 * self.waits.get(self.count, 0):
             self.waits.pop(self.count, None)
@@ -113,40 +115,40 @@ class _Class:
         self._move(rival)
         return cost
 
-    def slow(self, tokens: int, seconds: float) -> bool:
+    def slow(self, work: float, seconds: float) -> bool:
         """Whether a decode took a multiple of this class's usual time."""
-        return self.count in self.paces and seconds > _OUTLIER * self.paces[self.count] * tokens
+        return self.count in self.paces and seconds > _OUTLIER * self.paces[self.count] * work
 
     def forgive(self) -> None:
         """Allow new probes, because the machine has changed."""
         self.waits.clear()
         self.due.clear()
 
-    def _next_probe(self, tokens: int, budget: float) -> _Probe | None:
+    def _next_probe(self, work: float, budget: float) -> _Probe | None:
         rung = self.ladder.index(self.count)
         # On a crowded machine one thread is the safe choice, so measure it first.
         harbour = [1] if self.cautious and 1 not in self.paces else []
         near = self.ladder[rung + 1 : rung + 2] + self.ladder[max(0, rung - 1) : rung]
         for count in (*filter(None, [self.fled]), *harbour, *near):
-            if count != self.count and self.steps >= self.due.get(count, 0) and budget >= self._price(count, tokens):
+            if count != self.count and self.steps >= self.due.get(count, 0) and budget >= self._price(count, work):
                 return _Probe(count)
         return None
 
-    def _price(self, count: int, tokens: int) -> float:
+    def _price(self, count: int, work: float) -> float:
         """Return the seconds that must have been saved up to probe `count`: its expected loss."""
         if count > self.count:
             if not self.cautious:
                 return min(self.losses.get(count, 0.0), _BUDGET) if count != self.fled else _WORST
             return min(self.losses.get(count, _BUDGET), _BUDGET)
-        loss = _PROBE_STEPS * tokens * self.paces[self.count] * (1 - count / self.count)
+        loss = _PROBE_STEPS * work * self.paces[self.count] * (1 - count / self.count)
         return min(self.losses.get(count, loss), _BUDGET / 2 if self.cautious else _BUDGET)
 
-    def _judge(self, probe: _Probe, tokens: int, seconds: float) -> float:
+    def _judge(self, probe: _Probe, work: float, seconds: float) -> float:
         probe.steps += 1
         probe.seconds += seconds
-        probe.tokens += tokens
-        probe.expected += self.paces[self.count] * tokens
-        self.paces[probe.count] = probe.seconds / probe.tokens
+        probe.work += work
+        probe.expected += self.paces[self.count] * work
+        self.paces[probe.count] = probe.seconds / probe.work
         ends = probe.steps == _PROBE_STEPS or probe.expected > _PROBE_SECONDS
         whole = probe.expected if ends else probe.expected * _PROBE_STEPS / probe.steps
         if not ends and probe.seconds <= _WIN * whole:
@@ -160,8 +162,8 @@ class _Class:
             self._postpone(probe.count)
         return loss
 
-    def _remember(self, tokens: int, seconds: float) -> None:
-        pace = seconds / tokens
+    def _remember(self, work: float, seconds: float) -> None:
+        pace = seconds / work
         old = self.paces.get(self.count, pace)
         self.paces[self.count] = old + _MEMORY * (min(pace, _OUTLIER * old) - old)
 
@@ -223,28 +225,31 @@ class ThreadTuner:
             raise ValueError(f"the allowance is {count} threads; at least 1 is needed")
         self._allowance = count
 
-    def choose(self, tokens: int) -> int:
-        """Return the number of threads for a decode of `tokens` tokens: 1 up to the allowance."""
+    def choose(self, tokens: int, work: float | None = None) -> int:
+        """Return the number of threads for a decode of `tokens` tokens: 1 up to the allowance.
+
+        `work` is what it costs, in tokens at the beginning of a context; None: as many as it has.
+        """
         now = self._clock()
         self._paused = now - self._ended_at > _PAUSE
         if self._paused or now >= self._look_at:
             self._look(now, tokens)
         self._current = self._class_of(tokens)
-        return self._current.choose(tokens, self._budget)
+        return self._current.choose(tokens if work is None else work, self._budget)
 
-    def observe(self, tokens: int, threads: int, seconds: float) -> None:
-        """Learn that the last chosen decode, of `tokens` tokens with `threads` threads, took `seconds`."""
+    def observe(self, work: float, threads: int, seconds: float) -> None:
+        """Learn that the last chosen decode, of this much work with `threads` threads, took `seconds`."""
         self._ended_at = self._clock()
         self._budget = min(self._budget + _SHARE * seconds, _BUDGET)
         learnt, self._current = self._current, None
         if learnt is None or threads != (learnt.count if learnt.probe is None else learnt.probe.count):
             return  # not the chosen decode: no comparison
-        slow = learnt.slow(tokens, seconds)
+        slow = learnt.slow(work, seconds)
         if slow:
             self._look_at = self._ended_at
         if self._paused and not slow:
             return
-        cost = learnt.observe(tokens, seconds)
+        cost = learnt.observe(work, seconds)
         self._budget = max(self._budget - cost, _WORST)
 
     def _look(self, now: float, tokens: int) -> None:

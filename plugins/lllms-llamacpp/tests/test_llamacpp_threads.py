@@ -176,6 +176,21 @@ def test_a_filling_context_is_no_contention():
     assert against_best(growth=0.001, seconds=40) > 0.95
 
 
+def test_a_long_prompt_keeps_its_threads():
+    """Its last steps take 20 times as long as its first: counts are compared by the work, in later prompts, too."""
+    machine = Machine()
+    tuner = machine.tuner()
+    chosen = []
+    for step in range(4 * 60):
+        slower = 1 + step % 60 / 3
+        threads = tuner.choose(512, 512 * slower)
+        seconds = 0.3 * slower * (1 - machine.shared + machine.shared / threads) * machine.noise.uniform(0.9, 1.15)
+        machine.now += seconds + 0.0005
+        tuner.observe(512 * slower, threads, seconds)
+        chosen.append(threads)
+    assert chosen.count(2) >= 0.97 * len(chosen)
+
+
 def test_a_slow_decode_after_a_pause_is_forgiven():
     """After a pause caches are cold and cores asleep, which says nothing about the thread count."""
     machine = Machine()
