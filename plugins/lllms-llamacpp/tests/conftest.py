@@ -1,4 +1,3 @@
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -15,11 +14,12 @@ from lllms_core.types import ChatRequest, Delta, Finish, Message, ModelSpec, Pre
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from gpus_for_tests import ON_GPU
 from models_for_tests import DIM, LAYERS, RECIPES, WORDS
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 GREEDY = Sampling(temperature=0)
-FLASH = {"flash_attention": "off"} if os.environ.get("TESTS_ON_VULKAN") else {}
+FLASH = {"flash_attention": "off"} if ON_GPU else {}
 """Mesa 22.3's driver in software crashes in short prompts with it."""
 ROLES = ("user", "assistant")
 

@@ -3,6 +3,7 @@ from math import exp, isclose
 import numpy as np
 import pytest
 from attrs import define, field
+from gpus_for_tests import equal_sums
 from lllms_llamacpp.sampling import log_probabilities
 
 from lllms_core.chat import Segment
@@ -134,6 +135,7 @@ def test_a_scored_prompt_is_evaluated_whole(tiny):
     assert ask(tiny, STORY, max_tokens=1).deltas[-1].finish.usage.cached_tokens == usage.prompt_tokens - 1
 
 
+@equal_sums
 def test_scores_do_not_depend_on_how_a_prompt_is_cut(tiny, load):
     """A prompt has the same scores in chunks of any size, beside other requests, and with one or several slots."""
     expected = ask(tiny, STORY, max_tokens=2, top_logprobs=2, echo=True)

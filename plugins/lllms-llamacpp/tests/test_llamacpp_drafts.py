@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 from free_drafts_for_tests import draft_freely
+from gpus_for_tests import equal_sums
 from lllms_llamacpp import Draft, LlamaCppEngine, Options
 
 from lllms_core.bench import random_model
@@ -95,6 +96,7 @@ def finding(load):
     return draft_freely(load().model)
 
 
+@equal_sums
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_answers_with_drafts_are_those_without(plain, drafting, finding, request_name):
     """Text, calls, scores, reasons and counts are the same with the same seed, for every kind of request."""
@@ -108,6 +110,7 @@ def test_answers_with_drafts_are_those_without(plain, drafting, finding, request
     assert accepted > 5 or request["max_tokens"] == 1
 
 
+@equal_sums
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_every_sampler_advances_by_accepted_tokens_alone(plain, drafting, sampling):
     """Penalties, random numbers, Mirostat's state and grammars are those of answers without drafts."""
@@ -117,6 +120,7 @@ def test_every_sampler_advances_by_accepted_tokens_alone(plain, drafting, sampli
         assert content(ask(drafting, sampling=SAMPLINGS[sampling], cache_prompt=False, **request)) == expected
 
 
+@equal_sums
 def test_neighbours_with_drafts_answer_as_alone(plain, drafting):
     """Several answers that are drafted at once are those that each has alone."""
     requests = {f"{name} {sampling}": (REQUESTS[name], SAMPLINGS[sampling]) for name, sampling in product(
@@ -234,6 +238,7 @@ def test_recurrent_models_speculate_by_grammars_alone(load, file_of):
     assert answers[0].deltas < answers[1].deltas
 
 
+@equal_sums
 def test_a_prediction_is_followed(finding):
     """Most of an answer that was predicted is accepted, and counted; a wrong prediction changes nothing."""
     said = "".join(delta.text for delta in ask(finding, "Tell me a story.", SAMPLINGS["greedy"], max_tokens=100))

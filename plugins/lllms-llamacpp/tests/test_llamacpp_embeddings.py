@@ -8,6 +8,7 @@ import numpy as np
 import openai
 import pytest
 from berts_for_tests import Bert, minilm, random_bert
+from gpus_for_tests import equal_sums, watched
 from lllms_llamacpp import LlamaCppEngine, Options
 
 from lllms_core.app import create_app
@@ -82,6 +83,7 @@ def embed(model: Model, *inputs: Text, dimensions: int | None = None) -> np.ndar
     return np.array([list(vector) for vector in answer.vectors])
 
 
+@watched
 def test_passes_show_that_they_get_on(mean: Model) -> None:
     """A pass checks `interrupt` many times while it computes, so that a long pass does not look stuck."""
     before = mean.interrupt.looks
@@ -256,6 +258,7 @@ def test_tasks(mean: Model, ranker: Model, load: Loader, tiny_file: Path) -> Non
         mean.open(TextRequest("r", "m", prompt="a"))
 
 
+@equal_sums
 def test_a_model_that_writes_can_embed(load: Loader, tiny_file: Path) -> None:
     """tiny-chat embeds if the options enable it and name a pooling; its vectors are also independent of other texts."""
     model = load(tiny_file, embeddings=True, pooling="mean")
@@ -265,6 +268,7 @@ def test_a_model_that_writes_can_embed(load: Loader, tiny_file: Path) -> None:
     assert together[0] @ together[1] < 0.999
 
 
+@equal_sums
 def test_nomic_bert(
     load: Loader, write_random: Callable[..., Path], folder: Path, tiny_file: Path,
 ) -> None:

@@ -1,4 +1,5 @@
 import pytest
+from gpus_for_tests import watched
 
 from lllms_core.types import Message
 
@@ -152,6 +153,7 @@ def test_interrupt_gives_up_a_long_prompt(load):
     assert talk.answers[long].text == fresh.text
 
 
+@watched
 def test_decodes_show_that_they_get_on(load):
     """Decodes of long prompts and of single tokens check `interrupt` many times while they compute, and are counted."""
     talk = load(slots=1)
