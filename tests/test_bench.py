@@ -73,6 +73,15 @@ def test_an_empty_answer_has_no_times():
     assert figures["output_throughput"] == 0
 
 
+async def test_an_answer_without_text_is_no_measurement():
+    """Where a prompt's time to first token is wanted, an answer that ends at once is an error, not a wait of 0 ms."""
+    async def silent(prompts, max_tokens, *, seconds):
+        return [Timeline(1.0) for _ in prompts]
+
+    with pytest.raises(ServerSilent, match="had no text"):
+        await prompts_suite.answer(silent, 3, Random(1))
+
+
 def test_decode_rate_counts_while_all_generate():
     """Only the time in which every request was generating counts: prompts and stragglers are excluded."""
     early, late = timeline(0, 1, 2, 3, 4, 5), timeline(0, 3, 4, 5, 6, 7, 8)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import pairwise
 from random import Random
 from statistics import median
@@ -12,7 +13,7 @@ from lllms_core.bench.children import OurServer, Peer, ServerProcess
 from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import LoadTest, calibrate, words
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites.prompts import ANSWER, LONGEST, sized
+from lllms_core.bench.suites.prompts import LONGEST, answer, sized
 from lllms_core.bench.suites.raw import ask_all
 from lllms_core.bench.timeline import Timeline, percentile
 
@@ -92,7 +93,7 @@ async def measure(server: ServerProcess, count: int, max_tokens: int, seed: int)
         waiting = asyncio.create_task(alone.wait())
         await asyncio.wait([waiting, *writers], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        [prompt] = await ask_all(server, [words(count, random)], ANSWER, seconds=LONGEST)
+        prompt = await answer(partial(ask_all, server), count, random)
     finally:
         read.set()
         await asyncio.gather(*writers)

@@ -18,6 +18,8 @@ from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import LoadTest, calibrate, words
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import RawJob, ask_all, model
+from lllms_core.bench.timeline import Timeline
+from lllms_core.bench.traffic import ServerSilent
 from lllms_core.machine import available_cores
 
 SIZES = (10, 300, 3000)
@@ -71,8 +73,15 @@ def compare(times: Times, ours: str) -> list[Comparison]:
 
 async def first_token(job: RawJob, count: int, random: Random) -> float:
     """Return the milliseconds until the first token after a new prompt of `count` words."""
+    return (await answer(job, count, random)).ttft * 1000
+
+
+async def answer(job: RawJob, count: int, random: Random) -> Timeline:
+    """Return a short answer to a new prompt of `count` words. Raises `ServerSilent` if it has no text."""
     [one] = await job([words(count, random)], ANSWER, seconds=LONGEST)
-    return one.ttft * 1000
+    if not one.arrivals:
+        raise ServerSilent("an answer had no text, so nothing can be measured; take a model that does not end at once")
+    return one
 
 
 async def _rounds(plan: Plan, jobs: Mapping[str, RawJob], counts: Mapping[int, int]) -> Times:
