@@ -77,10 +77,13 @@ async def first_token(job: RawJob, count: int, random: Random) -> float:
 
 
 async def answer(job: RawJob, count: int, random: Random) -> Timeline:
-    """Return a short answer to a new prompt of `count` words. Raises `ServerSilent` if it has no text."""
+    """Return a short answer to a new prompt of `count` words. Raises `ServerSilent` if no text comes."""
     [one] = await job([words(count, random)], ANSWER, seconds=LONGEST)
     if not one.arrivals:
-        raise ServerSilent("an answer had no text, so nothing can be measured; take a model that does not end at once")
+        raise ServerSilent(
+            f"to a prompt of {count:,} words no text came within {LONGEST:.0f} s, or none at all; take shorter ones "
+            "(--sizes), or a model that does not end at once",
+        )
     return one
 
 
