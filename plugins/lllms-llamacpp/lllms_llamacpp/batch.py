@@ -7,17 +7,18 @@ from math import inf
 import llama_cpp.llama_cpp as llama
 
 from lllms_core.engines import Feed
+from lllms_llamacpp.work import work
 
 
 class Batch:
     """Room for `size` tokens, each of one sequence."""
 
     def __init__(self, size: int, reach: float = inf) -> None:
-        """`reach`: the number of cells whose attention takes as long as the rest of a token's evaluation."""
+        """`reach`: see `work.reach`."""
         self.tokens = 0
         """The number of tokens that the last `fill` wrote."""
         self.work = 0.0
-        """What they cost, in tokens at the beginning of a context."""
+        """What they cost; see `work.work`."""
         self._reach = reach
         self._token = (llama.llama_token * size)()
         self._position = (llama.llama_pos * size)()
@@ -82,5 +83,5 @@ class Batch:
                 self._logits[start:end] = [1] * count
                 self._written += range(start, end)
         self.tokens = self.native.n_tokens = end
-        self.work = end + attended / self._reach
+        self.work = work(end, attended, self._reach)
         return rows

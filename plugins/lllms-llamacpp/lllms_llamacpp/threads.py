@@ -41,6 +41,7 @@ _PROBE_STEPS = 4
 _PROBE_SECONDS = 0.1  # a probe of slow decodes ends after this
 _WIN = 0.97  # a probe wins with less than this share of the present count's time
 _FIRST_WAIT, _LONGEST_WAIT, _WAIT_GROWTH = 4, 1024, 4  # decodes of a class between two probes of one count
+_CLEAR, _PATIENCE = 1.5, 16  # a lower count that took so much longer than the present one is tried so much later
 _PAUSE = 0.05  # seconds without a decode, after which the next one is slow for other reasons
 _OUTLIER = 4.0  # times the usual pace: accepted for a first decode after a pause, and the most that one step counts
 _MEMORY = 1 / 8  # weight of the newest decode in the pace
@@ -159,7 +160,8 @@ class _Class:
         if probe.seconds <= _WIN * probe.expected and ends:
             self._move(probe.count)
         else:
-            self._postpone(probe.count)
+            lower = probe.count < self.count
+            self._postpone(probe.count, clear=lower and probe.seconds > _CLEAR * probe.expected)
         return loss
 
     def _remember(self, work: float, seconds: float) -> None:
@@ -172,8 +174,10 @@ class _Class:
         known = [count for count in self.paces if count < self.count]
         return min(known, key=self.paces.__getitem__, default=1)
 
-    def _postpone(self, count: int) -> None:
+    def _postpone(self, count: int, *, clear: bool = False) -> None:
         wait = self.waits.get(count, _FIRST_WAIT)
+        if clear:
+            wait = min(wait * _PATIENCE, _LONGEST_WAIT)
         self.due[count] = self.steps + wait
         self.waits[count] = min(wait * _WAIT_GROWTH, _LONGEST_WAIT)
 

@@ -191,6 +191,17 @@ def test_a_long_prompt_keeps_its_threads():
     assert chosen.count(2) >= 0.97 * len(chosen)
 
 
+def test_a_count_that_lost_clearly_is_tried_rarely():
+    """Each trial makes those that generate wait: one thread, half as fast as two, gets two trials of three decodes."""
+    machine = Machine()
+    tuner = machine.tuner()
+    chosen = []
+    for _ in range(1000):
+        chosen.append(tuner.choose(6))
+        tuner.observe(6, chosen[-1], machine.decode(6, chosen[-1]))
+    assert 1 <= chosen.count(1) <= 6
+
+
 def test_a_slow_decode_after_a_pause_is_forgiven():
     """After a pause caches are cold and cores asleep, which says nothing about the thread count."""
     machine = Machine()
