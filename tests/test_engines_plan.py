@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.engines.answer_text import AnswerText
-from lllms_core.engines.batching.plan import PAUSE, SHORT, SHORT_STALL, SMALLEST_CHUNK, STALL, Pace, plan, share_out
+from lllms_core.engines.batching.plan import PAUSE, SHORT, SHORT_STALL, STALL, Pace, plan, share_out
 from lllms_core.engines.batching.run import Phase, Run
 from lllms_core.engines.choices import Choices
 from lllms_core.types import TextRequest
@@ -104,7 +104,7 @@ def test_prompts_always_advance():
     pace = Pace()
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
-    assert pace.prompt_budget(1, 512, LONG) == SMALLEST_CHUNK
+    assert pace.prompt_budget(1, 512, LONG) == 1
 
 
 @pytest.mark.parametrize("writers", [1, 2, 8])
@@ -130,6 +130,26 @@ def test_nobody_waits_longer_than_two_steps_while_a_prompt_is_read(writers, fixe
     # Half of the time is the prompt's, as far as one batch goes.
     prompt = min(512 - writers, int(STALL * usual / (each * 1.5)))
     assert waits[-1] - usual >= 0.8 * prompt * each * 1.5
+
+
+@pytest.mark.parametrize("deepest", [3, 8])
+def test_a_deep_context_makes_nobody_wait(deepest):
+    """Where a prompt token costs most of a step, each step reads one or two; the next prompt soon gets more again."""
+    pace, fixed, each = Pace(), 0.011, 0.0018
+
+    def decode(prompts, dearer):
+        seconds = fixed + (2 + prompts * dearer) * each
+        pace.observe(2, prompts, seconds)
+        return seconds
+
+    pace.observe(0, 300, 300 * each)
+    usual = decode(0, 1)
+    waits = [decode(pace.prompt_budget(2, 512, LONG), 1 + (deepest - 1) * at / 500) for at in range(500)]
+    assert max(waits) <= 2 * usual
+    assert pace.budget == max(1, int(STALL * usual / (each * deepest)))
+    again = [decode(pace.prompt_budget(2, 512, LONG), 1) for _ in range(20)]
+    assert max(again) <= 2 * usual
+    assert pace.budget == int(STALL * usual / each)
 
 
 def test_a_step_that_was_fast_by_chance_makes_the_next_ones_little_longer():

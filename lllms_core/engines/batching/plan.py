@@ -16,8 +16,6 @@ twice as long, and others wait little for them in any case."""
 PAUSE = 0.2
 """Seconds that the share of short prompts may take in any case: people read about five tokens a second, and the steps
 of a small model are so short that each of them would hold only a token or two of each of eight prompts."""
-SMALLEST_CHUNK = 4
-"""The fewest prompt tokens in a step, however slow they are: a prompt must get on."""
 TELLING = 16
 """A decode of fewer prompt tokens alone says little about one: most of it is what any decode takes."""
 SMOOTHING = 0.3
@@ -54,7 +52,7 @@ class Pace:
             self.budget = None
         elif prompt_tokens >= TELLING and not generating:
             self.prompt_token = smooth(self.prompt_token, seconds / prompt_tokens)
-        elif prompt_tokens >= SMALLEST_CHUNK and step is not None:
+        elif prompt_tokens and step is not None:
             self.prompt_token = smooth(self.prompt_token, max(seconds - step, 0.0) / prompt_tokens)
 
     def token_step(self, generating: int) -> float | None:
@@ -72,7 +70,7 @@ class Pace:
         if step is None or self.prompt_token is None:
             return room
         share = STALL * step if longest > SHORT else max(SHORT_STALL * step, PAUSE)
-        budget = max(SMALLEST_CHUNK, int(share / max(self.prompt_token, _SMALLEST_TIME)))
+        budget = max(1, int(share / max(self.prompt_token, _SMALLEST_TIME)))  # a prompt must get on
         if self.budget is not None:  # a step that was fast by chance must not make the next one far too long
             budget = min(budget, self.budget + self.budget // 4 + 1)
         self.budget = budget
