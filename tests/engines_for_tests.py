@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 from lllms_core.cancellation import check_cancelled
 from lllms_core.engines import Engine, Model, Progress, SerialModel
 from lllms_core.engines.base import Opening, Opens
+from lllms_core.engines.session_link import Session
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
 from lllms_core.types import Delta, Finish, ModelSpec, Request, Usage
@@ -185,6 +186,20 @@ class ScriptedEngine(Engine):
                 Path(options.once).touch()
             strike(options.load)
         return ScriptedModel(options)
+
+
+class TakingModel(ScriptedModel):
+    """Takes sessions that it never looked for."""
+
+    def found(self, request_id: str, session: Session | None) -> None:
+        assert session is not None
+
+
+class TakingEngine(ScriptedEngine):
+    name = "taking"
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        return TakingModel(cast(Options, spec.options))
 
 
 class RawModel(Model):

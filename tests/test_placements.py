@@ -18,7 +18,7 @@ import psutil
 import pytest
 from attrs import evolve
 from click.testing import CliRunner
-from engines_for_tests import Options, ScriptedEngine
+from engines_for_tests import Options, ScriptedEngine, TakingEngine
 from placements_for_tests import (
     PlaceEngine,
     Places,
@@ -272,7 +272,7 @@ async def test_its_log_comes_home(placement: TwoPlaces, caplog: pytest.LogCaptur
 
 async def test_large_messages_have_a_channel_of_their_own(placement: TwoPlaces) -> None:
     """With sessions a worker has a second socket, through which a survey's answer comes."""
-    load = Load(ScriptedEngine(), ModelSpec("scripted", Options()), SessionTerms(1, 1000))
+    load = Load(TakingEngine(), ModelSpec("taking", Options()), SessionTerms(1, 1000))
     worker, listener = await start(placement, load)
     await listener.until(Loaded)
     worker.send(FoundSession("unknown", b"1234", b"x" * MB))

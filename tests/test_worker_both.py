@@ -59,7 +59,7 @@ class Listener:
 
     async def until(self, kind: type[FromWorker]) -> FromWorker:
         while not isinstance(message := await self.next(), kind):
-            pass
+            assert not isinstance(message, Crashed), message  # nothing else comes
         return message
 
     async def last_delta(self) -> tuple[str, Delta]:
