@@ -221,6 +221,15 @@ def test_only_instances_that_suffice_are_drained_for_others_memory() -> None:
     assert to_drain(Need(9), [busy("a", 3)], [busy("a", 3)], room) == ()
 
 
+def test_who_takes_no_memory_is_not_drained_for_it() -> None:
+    """Where sessions that cannot be given up hold the memory, a model without any of its own works on."""
+    room = Room(3, 99, sessions=3, firm=3)
+    small, none = busy("small", 1), busy("none", 0)
+    assert to_drain(Need(3), [small, none], [small, none], room) == [small]
+    assert to_drain(Need(1), [none], [none], room) == []
+    assert to_drain(Need(1), [none], [none], evolve(room, most=1)) == [none], "where its place is wanted"
+
+
 def test_what_is_quickly_loaded_again_goes_first() -> None:
     """The set with the cheapest reloads goes, even if it has more instances; use long ago makes a reload cheap."""
     slow, quick = idle("slow", 4, reload=9.0), [idle(f"q{number}", 2, reload=1.0) for number in range(2)]

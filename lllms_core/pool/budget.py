@@ -266,10 +266,13 @@ def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: 
         return victims
     if _others_hold(wanted, lasting, room, closing, away=oldest):
         return ()
-    if len(lasting) >= room.most or lacking(wanted, lasting, room, closing):
+    if len(lasting) >= room.most:
         return oldest
-    short = scarce(wanted, lasting, room)
-    return [seat for seat in oldest if any(seat.need.devices.get(name) for name in short)]
+    less, short = lacking(wanted, lasting, room, closing), scarce(wanted, lasting, room)
+    return [
+        seat for seat in oldest
+        if (less and seat.need.total) or any(seat.need.devices.get(name) for name in short)
+    ]
 
 
 def costs(idle: Sequence[Seat]) -> dict[int, float]:
