@@ -2,16 +2,21 @@
 
 import asyncio
 import os
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from queue import Queue
 
 import pytest
 from waits_for_tests import until
 
 from lllms_core.machine import duties, heap, private_memory
 
-pytestmark = pytest.mark.skipif(heap._trim_of_libc() is None, reason="the C library is not glibc")
+pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="the C library is not glibc")
 
+THREADS_BYTES = 8 << 20
 PIECES, SIZE = 500, 100_000
 FREED = PIECES * SIZE * 9 // 10
 
@@ -51,6 +56,19 @@ async def test_a_server_gives_free_memory_back(monkeypatch: pytest.MonkeyPatch) 
     assert (len(stay), until_then > 0) == (PIECES // 10, True)
 
 
+def test_the_free_end_of_a_threads_heap_goes_back() -> None:
+    """What a thread has freed goes back, also in a process that has freed large blocks before.
+
+    By itself, glibc keeps the end of its heap then, and `malloc_trim` passes over it.
+    """
+    returned, returned_with_short_ends = (
+        int(subprocess.run([sys.executable, __file__, *how], capture_output=True, text=True, check=True).stdout)
+        for how in ([], ["short"])
+    )
+    assert returned < THREADS_BYTES / 4
+    assert returned_with_short_ends > THREADS_BYTES * 3 / 4
+
+
 async def test_an_idle_server_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without work in between, the allocator is not asked again."""
     asked = asyncio.Event()
@@ -78,11 +96,43 @@ async def test_an_idle_server_has_nothing_to_give_back(monkeypatch: pytest.Monke
 
 def test_other_systems_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the C library is another one, nothing is asked."""
-    heap._trim_of_libc.cache_clear()
+    heap._glibc.cache_clear()
     monkeypatch.setattr(sys, "platform", "darwin")
     try:
         assert not heap.give_back()
         asyncio.run(heap.tend_heap())  # returns at once
     finally:
         monkeypatch.undo()
-        heap._trim_of_libc.cache_clear()
+        heap._glibc.cache_clear()
+
+
+def free_in_a_thread() -> int:
+    """Let a thread take memory and free it, after a large block was freed; return how many bytes of it went back."""
+    bytes(20 << 20)
+    pieces = [b""] * (THREADS_BYTES // SIZE)
+    tasks: Queue[Callable[[int], bytes] | None] = Queue()
+
+    def work() -> None:
+        while (piece := tasks.get()) is not None:
+            for place in range(len(pieces)):
+                pieces[place] = piece(place)
+            tasks.task_done()
+
+    def let(piece: Callable[[int], bytes]) -> int:
+        tasks.put(piece)
+        tasks.join()
+        heap.give_back()
+        return taken()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    full, left = let(lambda place: b"x" * (SIZE + place)), let(lambda _: b"")
+    tasks.put(None)
+    thread.join()
+    return full - left
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["short"]:
+        heap.keep_short_ends()
+    sys.stdout.write(str(free_in_a_thread()))
