@@ -226,6 +226,19 @@ def test_a_system_without_proc_stat_answers_nothing():
     assert watch.spare_cores() is None
 
 
+def test_a_first_look_that_fails_is_made_up_for():
+    """Without descriptors at its start the watch has nothing to compare with; the next look gives it that."""
+    fakes = Fakes()
+    texts = iter(["", fakes.stat(), "", fakes.stat()])
+    watch = CpuWatch(
+        cpus=frozenset({0, 1}), read_stat=lambda: next(texts), clock=lambda: fakes.now, own_seconds=lambda: 0.0,
+        ticks_per_second=100,
+    )
+    assert [watch.spare_cores(), watch.spare_cores()] == [None, None]
+    fakes.now = 1.0
+    assert watch.spare_cores() == pytest.approx(2.0)
+
+
 STATUS = """\
 Name:\tpython
 VmHWM:\t   50000 kB
@@ -259,11 +272,14 @@ def test_private_memory_grows_with_what_is_taken():
 
 def test_looks_leave_no_names_behind(monkeypatch: pytest.MonkeyPatch):
     """What is read again and again is no `Path`: those intern their parts, and Python's table of these would grow."""
-    interned = []
-    monkeypatch.setattr(sys, "intern", lambda name: interned.append(name) or name)
-    for look in (
+    looks = (
         lambda: private_memory(os.getpid()), usable_memory, free_memory, available_cores, CpuWatch().spare_cores,
         CpuWatch().spare_now, Kills.count,
-    ):
+    )
+    for look in looks:
+        look()  # the first may import something
+    interned = []
+    monkeypatch.setattr(sys, "intern", lambda name: interned.append(name) or name)
+    for look in looks:
         look()
     assert interned == []

@@ -37,6 +37,7 @@ from waits_for_tests import GUARD, until
 from lllms_core.cli import cli
 from lllms_core.engines import NoOptions
 from lllms_core.errors import ConfigError, EngineDied, ModelLoadFailed, PlaceLost, PlacementFailed
+from lllms_core.events import Event, InstanceDied, LoadEnded
 from lllms_core.placements import Ending, FileKey, Launch, Place
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.models import PoolModel
@@ -348,6 +349,32 @@ async def test_a_cut_connection_is_enough_to_go_on_elsewhere(tmp_path: Path) -> 
         placed.placement.lose(first, told=False)
         (tmp_path / "go").touch()
         assert {first, (await silent.gather()).text} == {"one", "two"}
+
+
+async def test_a_load_that_is_lost_with_its_place_has_failed(tmp_path: Path) -> None:
+    """It is told as a load that ended, not as the death of a loaded instance; that of a loaded one is told as such."""
+    placement, told = TwoPlaces(), list[Event]()
+    options = Options(load="hang", once=str(tmp_path / "begun"))
+    model = PoolModel(ScriptedEngine(), ModelSpec("a", options), ModelLimits(), memory=100 * MB)
+    pool = Pool(
+        {"a": model}, PoolLimits(cores=2), observer=told.append, far=FarPlaces(placement, TwoPlacesOptions()),
+    )
+    async with asyncio.timeout(GUARD):
+        await pool.start()
+        stream = pool.submit(ask("echo hi", "a"))
+        await until((tmp_path / "begun").exists)
+        [first] = pool.status().instances
+        placement.lose(first.place.removeprefix("place "))
+        assert (await stream.gather()).text == "hi"
+        [second] = pool.status().instances
+        placement.lose(second.place.removeprefix("place "))
+        await pool.close(grace=0)
+    ends = [one for one in told if isinstance(one, LoadEnded | InstanceDied)]
+    assert [(type(one), one.instance) for one in ends] == [
+        (LoadEnded, first.id), (LoadEnded, second.id), (InstanceDied, second.id),
+    ]
+    problems = [one.problem for one in ends if isinstance(one, LoadEnded)]
+    assert problems == [f"{first.place} was lost: its link is cut", None]
 
 
 async def test_kept_instances_come_back_at_another_place() -> None:

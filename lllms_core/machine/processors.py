@@ -111,6 +111,7 @@ class CpuWatch:
         """
         look = self._look()
         if look is None or self._last is None:
+            self._last = self._last or look  # the first may have failed, for want of a descriptor for example
             return None
         (then, busy_then, own_then), (now, busy_now, own_now) = self._last, look
         if now - then < _SHORTEST_LOOK:

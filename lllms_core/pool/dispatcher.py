@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve
@@ -42,7 +42,7 @@ from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry, PoolChange, Ticket
 from lllms_core.pool.waits import waiting
-from lllms_core.status import DownloadStatus
+from lllms_core.status import DownloadStatus, InstanceState
 from lllms_core.tracebacks import described
 from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
@@ -517,13 +517,15 @@ class Dispatcher:
         self._watch.forget(instance)
         if instance.lost and not stopping:
             LOG.error("%s is lost with its place: %s", instance.id, reason)
-            self._lose([instance], self.scheduler.lost_with_place(instance.id, now, instance.unanswered), reason)
+            effects = self.scheduler.lost_with_place(instance.id, now, instance.unanswered)
+            self._lose({instance: state}, effects, reason)
             return
         effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
+        if not stopping:
+            self._tell_end(instance, state, reason)
         if state == "closing" or stopping:
             LOG.info("unloaded %s", instance.label)
         elif state == "loading":
-            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason, instance.place))
             self._tried[instance.model] = instance.footprint
             last = self.scheduler.setbacks.cooling(instance.model, now)
             LOG.error(
@@ -532,7 +534,6 @@ class Dispatcher:
                 f"in {last.retry_at - now:.0f} s (`lllms load {instance.model}` tries at once)",
             )
         else:
-            self.tell(InstanceDied(instance.id, instance.model, now))
             LOG.error("%s died: %s", instance.id, reason)
         self.apply(effects)
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
@@ -546,7 +547,8 @@ class Dispatcher:
     def _place_departed(self, place: str, reason: str) -> None:
         for key in [key for key in self._preparing if key[1] == place]:
             self._preparing.pop(key).cancel()
-        lost = [one for one in self.instances.values() if self.scheduler.instances[one.id].place == place]
+        entries = self.scheduler.instances
+        lost = {one: entries[one.id].state for one in self.instances.values() if entries[one.id].place == place}
         for instance in lost:
             del self.instances[instance.id]
         unanswered = {request for instance in lost for request in instance.unanswered}
@@ -556,11 +558,11 @@ class Dispatcher:
             self.tell(PlaceDeparted(known.place.name, reason, time.monotonic()))
         self._lose(lost, effects, reason)
 
-    def _lose(self, lost: Sequence[Instance], effects: list[Effect], reason: str) -> None:
-        """Give up instances that the scheduler knows to be lost, and hand it back what it has queued anew."""
-        for instance in lost:
+    def _lose(self, lost: Mapping[Instance, InstanceState], effects: list[Effect], reason: str) -> None:
+        """Give up lost instances, with their last states, and hand the scheduler back what it has queued anew."""
+        for instance, state in lost.items():
             self._watch.forget(instance)
-            self.tell(InstanceDied(instance.id, instance.model, time.monotonic()))
+            self._tell_end(instance, state, reason)
             for request_id in instance.unanswered & self.scheduler.waiting.keys():
                 self.waiting[request_id] = instance.release(request_id)
                 self.tell(RequestRequeued(request_id, instance.model, reason, time.monotonic()))
@@ -568,3 +570,11 @@ class Dispatcher:
         for instance in lost:
             instance.abandon()
             instance.fail_running(EngineDied(f"model '{instance.model}' ended during this request: {reason}"))
+
+    def _tell_end(self, instance: Instance, state: InstanceState, reason: str) -> None:
+        """Tell of an end that nobody asked for: of a load or of a loaded instance; an unload has been told."""
+        now = time.monotonic()
+        if state == "loading":
+            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason, instance.place))
+        elif state != "closing":
+            self.tell(InstanceDied(instance.id, instance.model, now))
