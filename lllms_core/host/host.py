@@ -23,6 +23,7 @@ from lllms_core.errors import ConfigError, InvalidRequest, ModelLoadFailed, OutO
 from lllms_core.events import Observers
 from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
+from lllms_core.host.chosen import choose_placement, choose_session_store, open_keeper
 from lllms_core.host.conversation import Conversation
 from lllms_core.host.documents import open_documents
 from lllms_core.host.pulls import Pulls
@@ -33,10 +34,7 @@ from lllms_core.observers.metrics import Metrics, Now
 from lllms_core.observers.request_history import History
 from lllms_core.observers.request_log import RequestLog
 from lllms_core.parameters import Checked, Route
-from lllms_core.placements import LOCAL
 from lllms_core.plugins import Plugins
-from lllms_core.pool.far_places import FarPlaces
-from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import session_limits
 from lllms_core.pool.pool import Pool
@@ -58,7 +56,6 @@ from lllms_core.queries import (
     Tokens,
 )
 from lllms_core.requests import build_request, check_parameters
-from lllms_core.sessions import SessionStore
 from lllms_core.status import (
     Changes,
     DownloadStatus,
@@ -76,66 +73,10 @@ from lllms_core.store import Fetcher, download_id
 from lllms_core.store.pulled import Pulled
 from lllms_core.store.weights import Weights, finder, open_store, recorded_hash
 from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
-from lllms_core.values.structure import structure, with_folder
-from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
 
 LOG = logging.getLogger("lllms.host")
-
-
-def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[SessionStore, object] | None:
-    """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
-
-    Raises `ConfigError` if the store or an option is unknown.
-    """
-    config = configuration.sessions
-    if config.store == "none":
-        return None
-    provided = plugins.session_stores.get(config.store)
-    if provided is None:
-        there_are = ", ".join(["none", *sorted(plugins.session_stores)])
-        raise ConfigError(f"sessions.store: there is no store '{config.store}'; there are: {there_are}")
-    store = provided.object
-    try:
-        options: object = structure(config.options, store.Options, ("sessions", "options"))
-    except StructureError as error:
-        raise ConfigError(str(error)) from error
-    return store, with_folder(options, configuration.folder)
-
-
-def choose_placement(configuration: Config, plugins: Plugins) -> FarPlaces | None:
-    """Return the places of the placement that a configuration asks for; None for `local`. Nothing is opened.
-
-    Raises `ConfigError` if the placement or an option is unknown.
-    """
-    config = configuration.placement
-    if config.kind == LOCAL:
-        return None
-    provided = plugins.placements.get(config.kind)
-    if provided is None:
-        there_are = ", ".join([LOCAL, *sorted(plugins.placements)])
-        raise ConfigError(f"placement.kind: there is no placement '{config.kind}'; there are: {there_are}")
-    try:
-        options: object = structure(config.options, provided.object.Options, ("placement", "options"))
-    except StructureError as error:
-        raise ConfigError(str(error)) from error
-    return FarPlaces(
-        provided.object, with_folder(options, configuration.folder), configuration.server.gpu_memory_limit,
-    )
-
-
-def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
-    """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
-
-    Raises `ConfigError` if the store is unknown or cannot be opened.
-    """
-    chosen = choose_session_store(config, plugins)
-    if chosen is None:
-        return None
-    store, options = chosen
-    store.open(options)
-    return SessionKeeper(store, session_limits(config.server, config.sessions, in_memory=store.in_memory))
 
 
 def _continued(old: CatalogEntry, new: CatalogEntry) -> CatalogEntry:
