@@ -10,7 +10,7 @@ makes single steps ten to a hundred times slower. No fixed count is right, so ea
   (others hold a good part of our cores), so that both answers are remembered.
 - A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, aborted once they
   can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost about
-  one percent of the decoding time.
+  one percent of the decoding time. The first decode after a pause, which somebody waits for, never probes a lower one.
 - Whether it is crowded is **looked** at while decodes run. What others took while nothing was decoded says little about
   the present: after a pause the machine counts as crowded only if others want its cores at this very moment, too, and
   before a prompt only if they still do some milliseconds later.
@@ -90,16 +90,21 @@ class _Class:
     """The higher count that the last retreat left; 0 if none."""
     probe: _Probe | None = None
 
-    def choose(self, work: float, budget: float) -> int:
-        """Return the count for the next decode, given the seconds that probes may cost now."""
+    def choose(self, work: float, budget: float, *, paused: bool) -> int:
+        """Return the count for the next decode, given the seconds that probes may cost now.
+
+        After a pause, somebody waits for the first token, and the duration says little about a lower count.
+        """
         if self.probe is None and self.steps - self.arrived >= _FIRST_WAIT:
             self.probe = self._next_probe(work, budget)
-        return self.count if self.probe is None else self.probe.count
+        if self.probe is None or (paused and self.probe.count < self.count):
+            return self.count
+        return self.probe.count
 
-    def observe(self, work: float, seconds: float) -> float:
+    def observe(self, work: float, threads: int, seconds: float) -> float:
         """Learn from a decode with the chosen count; return the seconds that a probe or a retreat has cost."""
         self.steps += 1
-        if self.probe is not None:
+        if self.probe is not None and threads == self.probe.count:
             return self._judge(self.probe, work, seconds)
         self._remember(work, seconds)
         rival = self._rival()
@@ -211,6 +216,7 @@ class ThreadTuner:
     _sleep: Callable[[float], None] = field(default=time.sleep, kw_only=True)
     _classes: dict[tuple[int, bool, int], _Class] = field(factory=dict, init=False)
     _current: _Class | None = field(default=None, init=False)
+    _chosen: int = field(default=0, init=False)
     _spare: float | None = field(default=None, init=False)
     _crowded: bool = field(default=False, init=False)
     _looked_at: float = field(default=0.0, init=False)
@@ -239,21 +245,22 @@ class ThreadTuner:
         if self._paused or now >= self._look_at:
             self._look(now, tokens)
         self._current = self._class_of(tokens)
-        return self._current.choose(tokens if work is None else work, self._budget)
+        self._chosen = self._current.choose(tokens if work is None else work, self._budget, paused=self._paused)
+        return self._chosen
 
     def observe(self, work: float, threads: int, seconds: float) -> None:
         """Learn that the last chosen decode, of this much work with `threads` threads, took `seconds`."""
         self._ended_at = self._clock()
         self._budget = min(self._budget + _SHARE * seconds, _BUDGET)
         learnt, self._current = self._current, None
-        if learnt is None or threads != (learnt.count if learnt.probe is None else learnt.probe.count):
+        if learnt is None or threads != self._chosen:
             return  # not the chosen decode: no comparison
         slow = learnt.slow(work, seconds)
         if slow:
             self._look_at = self._ended_at
-        if self._paused and not slow:
+        if self._paused and not slow and not learnt.fled:  # after a retreat it counts: there may be no others
             return
-        cost = learnt.observe(work, seconds)
+        cost = learnt.observe(work, threads, seconds)
         self._budget = max(self._budget - cost, _WORST)
 
     def _look(self, now: float, tokens: int) -> None:

@@ -213,6 +213,38 @@ def test_a_slow_decode_after_a_pause_is_forgiven():
         tuner.observe(1, 2, 0.03)
 
 
+def test_the_first_decode_after_a_pause_tries_no_lower_count():
+    """Somebody waits for it: a trial that began in between waits, too, and lasts no longer than its few decodes."""
+    machine = Machine()
+    tuner = machine.tuner()
+    chosen = []
+    for number in range(200):
+        paused = number % 10 != 0
+        machine.now += 1.0 if paused else 0.001
+        threads = tuner.choose(10)
+        tuner.observe(10, threads, machine.decode(10, threads))
+        chosen.append((paused, threads))
+    assert (True, 1) not in chosen
+    assert 1 <= chosen.count((False, 1)) <= 4
+
+
+def test_a_stall_after_a_pause_slows_only_a_few_decodes():
+    """Prompts that all come after pauses: once one was slow, the fewer threads of the retreat do not stay for good."""
+    machine = Machine()
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 2, 10, tuner.observe)
+    machine.now += 1.0
+    tuner.observe(10, tuner.choose(10), 3.0)
+    chosen = []
+    for _ in range(30):
+        machine.now += 1.0
+        chosen.append(tuner.choose(10))
+        tuner.observe(10, chosen[-1], machine.decode(10, chosen[-1]))
+    assert chosen[0] == 1
+    assert chosen.count(1) <= 6
+    assert chosen[-1] == 2
+
+
 def test_the_work_of_others_during_a_pause_does_not_count():
     """Servers that work in turns: each finds the machine quiet, so all threads begin, the first decode included."""
     machine = Machine()
