@@ -115,7 +115,7 @@ class _Class:
             self.waits.pop(self.count, None)
         if rival == self.count or self.debt <= usual:
             return 0.0
-        cost, self.fled = self.debt, self.count
+        cost, self.fled, self.probe = self.debt, self.count, None
         self.losses[self.count] = cost
         self._postpone(self.count)
         self._move(rival)

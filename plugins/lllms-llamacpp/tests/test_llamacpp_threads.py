@@ -245,6 +245,25 @@ def test_a_stall_after_a_pause_slows_only_a_few_decodes():
     assert chosen[-1] == 2
 
 
+def test_a_stall_after_a_pause_ends_a_trial_that_waits():
+    """Prompts after pauses leave the trial of one thread waiting; the retreat to one thread makes it pointless."""
+    machine = Machine()
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 0.16, 10, tuner.observe)
+    machine.now += 1.0
+    assert tuner.choose(10) == 2
+    [known] = tuner._classes.values()
+    assert known.probe is not None
+    assert known.probe.steps == 0
+    tuner.observe(10, 2, 3.0)
+    assert known.probe is None
+    for pause in (1.0, 0.001, 0.001, 1.0):
+        machine.now += pause
+        threads = tuner.choose(10)
+        assert threads == 1
+        tuner.observe(10, threads, machine.decode(10, threads))
+
+
 def test_the_work_of_others_during_a_pause_does_not_count():
     """Servers that work in turns: each finds the machine quiet, so all threads begin, the first decode included."""
     machine = Machine()
@@ -339,7 +358,8 @@ class Turn:
 
 
 turns = st.builds(
-    Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 12), st.floats(0, 3), st.integers(1, 12),
+    Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 12), st.just(0.0) | st.floats(0, 3),
+    st.integers(1, 12),
 )
 
 
