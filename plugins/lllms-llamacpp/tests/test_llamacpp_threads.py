@@ -381,6 +381,31 @@ def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, hist
             tuner.allow(allowance)
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_any_day_of_a_machine_leaves_the_choice_within_the_allowance(seed: int):
+    """Steps, pauses, stalls, neighbours, decodes that fail, and new allowances, in any order."""
+    day = random.Random(seed)
+    cores = day.choice([1, 2, 3, 4, 8, 16])
+    machine = Machine(cores=cores)
+    tuner, allowance = machine.tuner(), cores
+    for _ in range(150):
+        machine.now += day.choice([0.0005, 0.0005, 0.0005, 0.06, 1.0, 5.0])
+        if day.random() < 0.1:
+            machine.others = day.choice([0.0, 0.0, 0.0, 1.0, 2.0])
+        if day.random() < 0.02:
+            allowance = day.randint(1, cores)
+            tuner.allow(allowance)
+        tokens = day.choice([1, 1, 10, 10, 200])
+        threads = tuner.choose(tokens)
+        assert 1 <= threads <= allowance
+        seconds = machine.decode(tokens, threads)
+        if day.random() < 0.05:
+            stall = day.choice([0.5, 3.0, 20.0])
+            seconds, machine.now = stall, machine.now + stall
+        if day.random() < 0.95:
+            tuner.observe(tokens, threads, seconds)
+
+
 def test_equal_histories_lead_to_equal_choices():
     """Decisions depend only on the clock, the load signal and the measured times."""
     def choices() -> list[int]:
