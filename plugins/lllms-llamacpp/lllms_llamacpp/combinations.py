@@ -4,12 +4,32 @@ import re
 from collections.abc import Iterator, Mapping
 
 from lllms_core.text.pointers import Path
-from lllms_llamacpp.keywords import restricts
+from lllms_llamacpp.keywords import ADDRESSES, ANNOTATIONS, restricts
 from lllms_llamacpp.omissions import Fault
 
 COMPOSED = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
 """llguidance merges a schema with the schemas in these keywords."""
+_APART = ANNOTATIONS | ADDRESSES | {"$defs", "definitions"}
+"""Keywords that llguidance does not merge."""
 _ITS_START = re.compile(r"\^[A-Za-z0-9_-](?![*?+{])")
+
+
+def count_merges(schema: object) -> int:
+    """Return how often each part of a schema may be merged with another: 0 to 2, since references repeat parts."""
+    merges, refers = False, False
+    parts = [schema]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, Mapping):
+            together = part.keys() - _APART
+            conditions = part.get("allOf")
+            merges |= bool(together & COMPOSED) and len(together) > 1
+            merges |= isinstance(conditions, list) and len(conditions) > 1
+            refers |= "$ref" in part
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    return merges * (1 + refers)
 
 
 def find_combined(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from typing import cast
 from attrs import frozen
 
 from lllms_core.text.pointers import Path, read_pointer, write_pointer
-from lllms_llamacpp.combinations import COMPOSED, find_combined
+from lllms_llamacpp.combinations import COMPOSED, count_merges, find_combined
 from lllms_llamacpp.keywords import BOUNDS, ENFORCED, EVALUATING, MANY, NAMED, ONE, restricts
 from lllms_llamacpp.numbers import Inexact, inexact, is_empty, tighten
 from lllms_llamacpp.omissions import Fault, leave_out
@@ -83,7 +83,7 @@ class _Fitter:
     def __init__(self, root: object) -> None:
         self.faults: list[Fault] = []
         self._proofs = Proofs(root)
-        self._arrays = UniqueArrays(self._proofs)
+        self._arrays = UniqueArrays(self._proofs, count_merges(root))
         self._references: set[Path] | None = None
         self._on_the_way: set[Path] = set()
         """The places that references pass through."""

@@ -18,6 +18,8 @@ from lllms_llamacpp.proofs import Proofs, types_of
 
 MOST_SEQUENCES = 120
 """The limit of a whole schema: all orders of five values, or all pairs of some 50 short ones."""
+MOST_COMBINATIONS = 600
+"""The limit where llguidance merges schemas: it combines each sequence with all others, and refuses some 1,500."""
 MOST_CHARACTERS = 1 << 16
 """The most characters in all of a schema's sequences, as JSON."""
 _TAKEN = ANNOTATIONS | ADDRESSES | {"type", "items", "minItems", "maxItems", "uniqueItems", "$defs", "definitions"}
@@ -28,8 +30,11 @@ class UniqueArrays:
     """Writes out the arrays of one schema."""
 
     proofs: Proofs
+    merges: int
+    """How often llguidance may merge each array with another: not at all, once, or twice because of references."""
     sequences: int = MOST_SEQUENCES
     """The number still available."""
+    combinations: int = MOST_COMBINATIONS
     characters: int = MOST_CHARACTERS
 
     def write(self, schema: Mapping[str, object]) -> Sequence[Mapping[str, object]] | None:
@@ -48,13 +53,15 @@ class UniqueArrays:
         most = len(values) if most is None else min(most, len(values))
         # The last element is a single alternative, whatever values remain for it.
         count = perm(len(values), max(most - 1, 0))
-        if most < max(least, 1) or count > self.sequences:
+        combined = max(count, 1) ** self.merges
+        if most < max(least, 1) or count > self.sequences or combined > self.combinations:
             return None
         found = [_array(head, values, least) for head in permutations(range(len(values)), most - 1)]
         size = len(dumps(found))
         if size > self.characters:
             return None
         self.sequences -= count
+        self.combinations //= combined
         self.characters -= size
         others = types_of(schema) - {"array"}
         return [*found, {"type": sorted(others)}] if others else found

@@ -221,6 +221,33 @@ def test_what_can_be_kept_is_taken(schema, fits, fits_not):
     assert relax(json.dumps(schema)) == (json.dumps(schema), ())
 
 
+def distinct(values: str, most: int) -> dict[str, object]:
+    return {"type": "array", "uniqueItems": True, "items": {"enum": [*values]}, "maxItems": most}
+
+
+def of_x(schema: object) -> dict[str, object]:
+    return {"properties": {"x": schema}}
+
+
+@pytest.mark.parametrize(("schema", "left_out"), [
+    ({"anyOf": [distinct("abcdefg", 3)], "oneOf": [distinct("abcdefg", 3)]}, ("#/oneOf/0/uniqueItems",)),
+    ({"allOf": [distinct("abcd", 4)] * 3}, ("#/allOf/2/uniqueItems",)),
+    ({**of_x(distinct("abcdefg", 3)), "anyOf": [of_x(distinct("abcdefg", 3))]},
+     ("#/anyOf/0/properties/x/uniqueItems",)),
+    ({"$defs": {"d": distinct("abcde", 5)}, "allOf": [of_x({"$ref": "#/$defs/d"})] * 2}, ("#/$defs/d/uniqueItems",)),
+    ({"$defs": {"d": distinct("abcd", 4)}, "allOf": [of_x({"$ref": "#/$defs/d"})] * 2}, ()),
+    ({**of_x(distinct("abcde", 5)), "anyOf": [{"required": ["x"]}, {"required": ["y"]}]}, ()),
+    ({"properties": {"x": distinct("abcdefg", 3), "y": distinct("abcdefg", 3)}}, ()),
+])
+def test_arrays_without_repetitions_are_written_out_where_they_can_be_combined(schema, left_out):
+    """Sequences of arrays that llguidance merges multiply: as many are enforced as it takes, the others are named."""
+    relaxed, named = relax(json.dumps(schema))
+    assert named == left_out
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", relaxed)), log_level=0, limits=limits())
+    matcher.compute_bitmask()
+    assert not matcher.is_error(), matcher.get_error()
+
+
 class Everything(BaseModel, extra="forbid"):
     words: set[Literal["x", "y", "z"]]
     flags: frozenset[bool]
